@@ -1,0 +1,202 @@
+"""The configuration of a run: one section per room, strict about keys, the same in YAML and on the command line."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from secateur.errors import ConfigError, suggestion
+from secateur.schema import Record
+
+
+class ModelConfig(Record):
+    """Which model, and how it is computed with."""
+
+    name: str = Field("demo", description="local Hugging Face folder, hub id, or `demo`")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="computing type; auto = float32 on a CPU, as stored on a GPU"
+    )
+    revision: str | None = Field(None, description="revision of a hub model")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class DataConfig(Record):
+    """Which text, for which role."""
+
+    sources: tuple[str, ...] = Field(("demo",), description="split by document hash into the sets not named below")
+    calibration: tuple[str, ...] = Field((), description="own sources of the calibration set")
+    selection: tuple[str, ...] = Field((), description="own sources of the selection set")
+    evaluation: tuple[str, ...] = Field((), description="own sources of the evaluation set")
+    text_field: str = Field("text", description="field of .jsonl files and hub data sets")
+    sequence_length: int = Field(256, ge=8, description="tokens per window")
+    calibration_tokens: int = Field(65_536, ge=1, description="at most this many")
+    selection_tokens: int = Field(16_384, ge=1, description="at most this many")
+    evaluation_tokens: int = Field(65_536, ge=1, description="at most this many")
+
+
+class BudgetConfig(Record):
+    """What the pruned model may have."""
+
+    keep: float = Field(0.75, description="share of the decoder-layer parameters that may stay")
+    band: float = Field(0.01, gt=0, lt=1, description="share below `keep` that still counts as at the budget")
+
+
+class PruningConfig(Record):
+    """What goes first inside a module, and how the rest makes up for it."""
+
+    importance: str = Field("obs", description="obs, taylor or wanda")
+    reconstruction: Literal["none", "least_squares", "sequential"] = "sequential"
+    ridge: float = Field(1e-2, gt=0, description="damping of the Gram matrices, share of their mean diagonal")
+    sequential_ridge: float = Field(1e-1, gt=0, description="pull of the sequential solve towards the bank's solution")
+
+
+class SpaceConfig(Record):
+    """What may be cut."""
+
+    ffn_levels: int = Field(9, ge=2, description="FFN widths per layer, 0 and the dense one among them")
+    kv_levels: int = Field(9, ge=2, description="at most this many KV-head counts per layer")
+    ffn_multiple: int | None = Field(None, ge=1, description="alignment of FFN widths; default by the width")
+    protect_first: int = Field(0, ge=0, description="layers at the start that stay dense")
+    protect_last: int = Field(0, ge=0, description="layers at the end that stay dense")
+
+
+class EvaluationConfig(Record):
+    """How measuring is done; results do not depend on it beyond rounding."""
+
+    batch_tokens: int = Field(4_096, ge=1, description="tokens per forward pass")
+    cache_bytes: int = Field(1 << 30, ge=0, description="hidden states kept between candidates")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of reported intervals")
+
+
+class SearchConfig(Record):
+    """How many architectures are measured, and when the predictor is refitted."""
+
+    measurements: int = Field(160, ge=25, description="architectures measured in all")
+    rounds: int = Field(3, ge=1, description="fits of the predictor, each followed by a batch that it proposes")
+    initial_share: float = Field(0.35, gt=0, lt=1, description="share of the measurements made before the first fit")
+
+
+class BaselinesConfig(Record):
+    """What is run beside the search, on the same data."""
+
+    uniform: bool = Field(True, description="LLM-Pruner: one ratio for all layers, Taylor order, no reconstruction")
+
+
+class ExportConfig(Record):
+    """How the result is written."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = as the dense model")
+
+
+class RunConfig(Record):
+    """Everything that a run depends on."""
+
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    budget: BudgetConfig = BudgetConfig()
+    pruning: PruningConfig = PruningConfig()
+    space: SpaceConfig = SpaceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    search: SearchConfig = SearchConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
+    export: ExportConfig = ExportConfig()
+
+
+def build_config(layers: Sequence[Mapping[str, Any]]) -> RunConfig:
+    """Merge nested mappings, later ones winning, into a configuration.
+
+    Raises:
+        ConfigError: A key is unknown (suggests the nearest) or a value is not allowed.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for section, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(merged.get(section), dict):
+                merged[section] = merged[section] | dict(value)
+            else:
+                merged[section] = dict(value) if isinstance(value, Mapping) else value
+    _check_keys(merged)
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}={first['input']!r} is not allowed: {first['msg']}") from error
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Turn `section.field=value` into a nested mapping; the value is read as YAML.
+
+    Raises:
+        ConfigError: There is no `=`, or the value is not YAML.
+    """
+    path, separator, value = text.partition("=")
+    parts = path.strip().split(".")
+    if not separator or not all(parts) or len(parts) > 2:
+        raise ConfigError(f"--set {text!r} is not of the form section.field=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from error
+    section = RunConfig.model_fields.get(parts[0])
+    if len(parts) == 2 and section is not None and isinstance(section.annotation, type):
+        field = getattr(section.annotation, "model_fields", {}).get(parts[1])
+        if field is not None and field.annotation == tuple[str, ...] and not isinstance(parsed, list):
+            parsed = [value]
+    return {parts[0]: parsed} if len(parts) == 1 else {parts[0]: {parts[1]: parsed}}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: The file is missing or is not a YAML mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"configuration {str(path)!r} cannot be read: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"configuration {str(path)!r} is a {type(loaded).__name__}, expected sections with fields")
+    return loaded
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Write every field, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differing_fields(one: RunConfig, other: RunConfig) -> list[str]:
+    """Name the fields in which two configurations differ, as `section.field: a != b`."""
+    left, right = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    return [f"{name}: {left[name]!r} != {right[name]!r}" for name in left if left[name] != right[name]]
+
+
+def _check_keys(merged: Mapping[str, Any]) -> None:
+    for section, value in merged.items():
+        field = RunConfig.model_fields.get(str(section))
+        if field is None:
+            raise ConfigError(f"unknown config section {section!r}; {suggestion(str(section), RunConfig.model_fields)}")
+        known = getattr(field.annotation, "model_fields", None)
+        if known is None:
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"config section {section!r} is {value!r}, expected fields: {', '.join(known)}")
+        for name in value:
+            if name not in known:
+                raise ConfigError(f"unknown config key '{section}.{name}'; {suggestion(str(name), known)}")
+
+
+def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for section, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{section}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[section] = value
+    return flat

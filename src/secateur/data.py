@@ -1,0 +1,244 @@
+"""From text to token sets with a role.
+
+The unit of everything is the document: sets are split by a hash of a document's content, so the same document can never
+stand in two of them, whatever files it comes from.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from secateur.demo import generate_documents
+from secateur.errors import DataError
+
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+MIN_WINDOWS = 4
+# Seed and size of the text that `--data demo` stands for; the demo model was trained on documents of other seeds.
+DEMO_SEED = 20_261_124
+DEMO_DOCUMENTS = 4_000
+
+
+class Role(StrEnum):
+    """What a token set may be used for.
+
+    Calibration gives importance and statistics, selection ranks candidates, evaluation gives the reported numbers.
+    """
+
+    CALIBRATION = "calibration"
+    SELECTION = "selection"
+    EVALUATION = "evaluation"
+
+
+# Share of the documents, by hash, that goes to each set where one source serves all three.
+SPLIT = {Role.CALIBRATION: 0.4, Role.SELECTION: 0.25, Role.EVALUATION: 0.35}
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Windows of equal length, with the only role they may be used in."""
+
+    role: Role
+    tokens: Int[Tensor, "windows length"]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokens.numel()
+
+    @property
+    def sequence_length(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.tokens.to(torch.int64).cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def expect(self, role: Role) -> "TokenSet":
+        """Return itself where the role fits.
+
+        Raises:
+            ValueError: The set has another role. This is a mistake in the program, never the user's.
+        """
+        if self.role is not role:
+            raise ValueError(f"a {role} set is expected here, got the {self.role} set")
+        return self
+
+
+def read_documents(source: str, text_field: str = "text") -> list[str]:
+    """Read the documents of one source.
+
+    A `.txt` file is cut at `<|endoftext|>` where it has any, else at blank lines, else at line ends; a `.jsonl` file has
+    one document per line; `demo` is generated; anything else is the id of a data set on the hub.
+
+    Raises:
+        DataError: The source is missing, is not UTF-8, or has no text in it.
+    """
+    path = Path(source)
+    if source == "demo":
+        documents = [document.text for document in generate_documents(DEMO_DOCUMENTS, seed=DEMO_SEED)]
+    elif path.suffix in (".txt", ".jsonl", ".raw", ".tokens") or path.exists():
+        if not path.is_file():
+            raise DataError(f"data file {source!r} does not exist or is not a file; give .txt or .jsonl files")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"data file {source!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        documents = list(_jsonl_texts(text, source, text_field) if path.suffix == ".jsonl" else _split(text))
+    else:
+        documents = list(_hub_texts(source, text_field))
+    documents = [stripped for document in documents if (stripped := document.strip())]
+    if not documents:
+        raise DataError(f"data source {source!r} has no text in it; give a file with at least one document")
+    return documents
+
+
+def build_token_sets(
+    documents_of: dict[Role, list[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_length: int,
+    num_tokens: dict[Role, int],
+) -> dict[Role, TokenSet]:
+    """Tokenise and pack each role's documents into windows.
+
+    Documents are taken in the order of their hash until a set has its number of tokens, each begun with the tokenizer's
+    BOS (its EOS where it has no BOS), and packed one after the other.
+
+    Raises:
+        DataError: A set has fewer than `MIN_WINDOWS` windows.
+    """
+    sets = {}
+    for role, documents in documents_of.items():
+        wanted = max(num_tokens[role] // sequence_length, MIN_WINDOWS) * sequence_length
+        stream: list[int] = []
+        for document in sorted(documents, key=_hash):
+            stream += _encode(tokenizer, document)
+            if len(stream) >= wanted:
+                break
+        windows = min(len(stream), wanted) // sequence_length
+        if windows < MIN_WINDOWS:
+            raise DataError(
+                f"the {role} set has {len(stream)} tokens, at least {MIN_WINDOWS * sequence_length} are needed "
+                f"({MIN_WINDOWS} windows of {sequence_length}); give more text with --data or lower data.sequence_length"
+            )
+        tokens = torch.tensor(stream[: windows * sequence_length]).view(windows, sequence_length)
+        sets[role] = TokenSet(role, tokens)
+    return sets
+
+
+def assign_documents(
+    sources: list[str], named: dict[Role, list[str]], text_field: str = "text"
+) -> dict[Role, list[str]]:
+    """Give every role its documents, none of them to two.
+
+    A role in `named` takes the documents of its own sources; the others share those of `sources` by hash. A document
+    that occurs again in a later role's own sources is left out there, so evaluation is what gives way.
+    """
+    shared = [document for source in sources for document in read_documents(source, text_field)]
+    taken: set[str] = set()
+    assigned = {}
+    for role in Role:
+        if named.get(role):
+            candidates = [document for source in named[role] for document in read_documents(source, text_field)]
+        else:
+            candidates = [document for document in shared if _role_by_hash(document) is role]
+        unique = {document: None for document in candidates if document not in taken}
+        taken.update(unique)
+        assigned[role] = list(unique)
+    return assigned
+
+
+def perplexity_windows(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int
+) -> TokenSet:
+    """Cut text the way published perplexities do: `ppl-128` with a length of 128, `ppl-2048` with 2048.
+
+    Documents are joined by a blank line and tokenised once (one BOS at the very start, if the tokenizer has one), cut
+    into windows that do not overlap, the remainder dropped.
+
+    Source:
+        LLM-Pruner's evaluation (arXiv 2305.11627), which joins the rows of a data set; here a row is a document as
+        `read_documents` cuts it, so rows of a heading and rows of white space inside a `.txt` file fall together.
+
+    Raises:
+        DataError: There is less text than one window.
+    """
+    ids = _encode(tokenizer, "\n\n".join(documents), only_bos=True)
+    windows = len(ids) // sequence_length
+    if windows == 0:
+        raise DataError(
+            f"the text has {len(ids)} tokens, at least {sequence_length} are needed (one window); "
+            "give more text with --data or lower --sequence-length"
+        )
+    return TokenSet(Role.EVALUATION, torch.tensor(ids[: windows * sequence_length]).view(windows, sequence_length))
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, only_bos: bool = False) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    start = tokenizer.bos_token_id
+    if start is None and not only_bos:
+        start = tokenizer.eos_token_id
+    return ids if start is None else [start, *ids]
+
+
+def _hash(document: str) -> str:
+    return hashlib.sha256(document.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def _role_by_hash(document: str) -> Role:
+    position = int(_hash(document)[:8], 16) / 2**32
+    for role, share in SPLIT.items():
+        if position < share:
+            return role
+        position -= share
+    return Role.EVALUATION
+
+
+def _split(text: str) -> list[str]:
+    if DOCUMENT_SEPARATOR in text:
+        return text.split(DOCUMENT_SEPARATOR)
+    lines = text.splitlines()
+    if all(line.strip() for line in lines):
+        return lines
+    blank_marked = "\n".join(line if line.strip() else "" for line in lines)
+    return blank_marked.split("\n\n")
+
+
+def _jsonl_texts(text: str, source: str, text_field: str) -> Iterator[str]:
+    # Not splitlines(): JSON strings may hold characters, U+2028 for one, that it takes for line ends.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)[text_field]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"{source}, line {number}: expected a JSON object with a text in {text_field!r} "
+                f"({type(error).__name__}: {str(error)[:80]}); name another field with --set data.text_field=..."
+            ) from error
+        if not isinstance(value, str):
+            raise DataError(f"{source}, line {number}: field {text_field!r} is {type(value).__name__}, expected a text")
+        yield value
+
+
+def _hub_texts(source: str, text_field: str) -> Iterator[str]:
+    """Read `id`, `id:configuration` or `id:configuration:split` (default split `train`) from the hub."""
+    try:
+        import datasets  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise DataError(
+            f"data source {source!r} is no file here, and hub data sets need the extra: pip install 'secateur[hub]'"
+        ) from error
+    name, configuration, split = (*source.split(":"), "", "")[:3]
+    try:
+        rows = datasets.load_dataset(name, configuration or None, split=split or "train")
+        yield from (row[text_field] for row in rows)
+    except Exception as error:  # the hub client raises many kinds for a missing data set, field or network
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"hub data set {source!r} cannot be read: {type(error).__name__}: {reason}") from error

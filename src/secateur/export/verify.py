@@ -1,0 +1,78 @@
+"""Hold an exported folder to what was measured, in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.errors import ExportError
+from secateur.export.checkpoint import ExportedForm
+from secateur.schema import Record
+
+CHECK = Path(__file__).with_name("fresh_check.py")
+# float32 against float32 with the same rounded weights; kernels may differ in the order of sums.
+MAX_LOGIT_DIFFERENCE = 1e-3
+
+
+class FreshLoad(Record):
+    """What a process that never imported Secateur saw when it loaded the export."""
+
+    secateur_imported: bool
+    class_name: str
+    num_parameters: int
+    max_logit_difference: float
+    generates_alike_with_and_without_cache: bool
+    bytes: int
+
+
+@torch.no_grad()
+def verify_export(
+    folder: Path,
+    form: ExportedForm,
+    pruned: PreTrainedModel,
+    probe: Int[Tensor, "windows length"],
+    num_parameters: int,
+) -> FreshLoad:
+    """Load `folder` in a fresh process and compare logits, parameter count, and generation with and without cache.
+
+    Args:
+        pruned: The model in memory whose logits the folder must give.
+        num_parameters: The count that the search was charged for.
+
+    Raises:
+        ExportError: Anything differs, or the folder does not load.
+    """
+    reference = pruned.float()
+    logits = reference(input_ids=probe.to(reference.device), use_cache=False).logits.cpu()
+    with tempfile.TemporaryDirectory() as scratch:
+        probe_path = Path(scratch) / "probe.safetensors"
+        save_file({"tokens": probe.contiguous().cpu(), "logits": logits.contiguous()}, probe_path)
+        completed = subprocess.run(
+            [sys.executable, "-I", str(CHECK), str(folder), str(probe_path), "remote-code" if form.remote_code else "plain"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TOKENIZERS_PARALLELISM": "false"},
+        )
+    if completed.returncode != 0:
+        last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(f"{folder} does not load in a fresh process: {last}")
+    seen = FreshLoad.model_validate(json.loads(completed.stdout.strip().splitlines()[-1]))
+    if seen.num_parameters != num_parameters:
+        raise ExportError(f"{folder} has {seen.num_parameters} parameters when loaded, {num_parameters} were counted")
+    if not seen.max_logit_difference <= MAX_LOGIT_DIFFERENCE:
+        raise ExportError(
+            f"{folder} gives logits that differ by {seen.max_logit_difference:.2e} from those that were measured, "
+            f"at most {MAX_LOGIT_DIFFERENCE:.0e} is expected"
+        )
+    if not seen.generates_alike_with_and_without_cache:
+        raise ExportError(f"{folder} generates other tokens with its KV cache than without")
+    return seen

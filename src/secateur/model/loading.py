@@ -1,0 +1,127 @@
+"""From a name to a dense model: a local folder, a hub id, or the embedded demo."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.errors import ModelError
+from secateur.model.families import Family, find_family
+from secateur.model.shape import DenseShape, read_shape
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class DenseModel:
+    """A dense model ready to be measured, with what it was stored as."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    shape: DenseShape
+    stored_dtype: str
+
+    def fingerprint(self) -> str:
+        """Identify the weights by 64 entries of every tensor, spread over it: cheap, and any fine-tuning changes it."""
+        hasher = hashlib.sha256()
+        for name, parameter in sorted(self.model.named_parameters()):
+            flat = parameter.detach().flatten()
+            spread = flat[:: max(1, len(flat) // 64)][:64].float().cpu()
+            hasher.update(f"{name}{tuple(parameter.shape)}".encode() + spread.numpy().tobytes())
+        return hasher.hexdigest()[:16]
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve `auto` to a GPU where there is one.
+
+    Raises:
+        ModelError: `cuda` is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device 'cuda' was asked for, but torch sees no GPU; use --device cpu or auto")
+    return torch.device(name)
+
+
+def load_causal_model(
+    name: str, device: str = "auto", dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """Load any causal model of transformers with its tokenizer, in evaluation mode.
+
+    Args:
+        dtype: `auto` computes in float32 on a CPU and in the stored type on a GPU.
+
+    Returns:
+        Model, tokenizer, and the name of the dtype that the checkpoint is stored in.
+
+    Raises:
+        ModelError: The folder is missing, holds no model, or its files cannot be read.
+    """
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise ModelError(f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote")
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelError(f"model folder {name!r} does not exist; give a local folder, a hub id, or 'demo'")
+    target = choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        stored = str(config.dtype or torch.float32).removeprefix("torch.")
+        chosen = dtype if dtype != "auto" else ("float32" if target.type == "cpu" else stored)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=DTYPES[chosen],
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers, safetensors and the hub each raise their own kinds for a bad checkpoint
+        reason = " ".join(str(error).split())
+        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}") from error
+    absent = sorted(loading["missing_keys"])
+    if absent:
+        raise ModelError(
+            f"model {name!r} lacks {len(absent)} tensors that its config asks for, {absent[0]!r} the first; "
+            "the checkpoint is incomplete: copy or download it again"
+        )
+    return model.to(target).eval(), tokenizer, stored
+
+
+def read_model_type(name: str, revision: str | None = None) -> str:
+    """Read a model's family without loading it, so that an unknown one is refused before any weight is read.
+
+    Raises:
+        ModelError: There is a folder of that name, but its config.json cannot be read.
+    """
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        return ""
+    try:
+        return str(json.loads(path.read_text())["model_type"])
+    except (ValueError, KeyError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{path} is not a model's config: {type(error).__name__}: {error}; give a folder that save_pretrained wrote"
+        ) from error
+
+
+def load_dense(
+    name: str, device: str = "auto", dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+) -> DenseModel:
+    """Load a dense decoder of a known family.
+
+    Raises:
+        ModelError: As `load_causal_model`, or the family is unknown.
+    """
+    model_type = read_model_type(name, revision)
+    if model_type:
+        find_family(model_type)
+    model, tokenizer, stored = load_causal_model(name, device, dtype, revision, trust_remote_code)
+    family = find_family(model.config.model_type)
+    model.requires_grad_(False)
+    return DenseModel(name, model, tokenizer, family, read_shape(model, family), stored)

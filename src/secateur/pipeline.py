@@ -1,0 +1,471 @@
+"""THE MAIN FLOW: from a dense model and a budget to a smaller model that works. Read it top to bottom.
+
+    load -> calibrate -> define space -> [ propose -> measure -> fit ] x rounds -> prune -> evaluate -> export -> report
+
+Every stage is a function of the configuration and of what the stages before it left in the run folder, so a run that
+was killed goes on where it was: finished stages and every measurement are kept.
+"""
+
+import math
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from secateur.config import RunConfig, build_config, differing_fields, read_yaml, to_yaml
+from secateur.data import Role, TokenSet, assign_documents, build_token_sets
+from secateur.demo import decoder_path
+from secateur.errors import InputError, RunFolderError
+from secateur.evaluation.divergence import DenseReference, WindowScores
+from secateur.evaluation.perplexity import perplexity
+from secateur.evaluation.stitched import StitchedModel, measure, score_model
+from secateur.export.checkpoint import express, round_weights, save_checkpoint
+from secateur.export.verify import verify_export
+from secateur.model.loading import DenseModel, load_dense
+from secateur.model.walk import DecoderWalk
+from secateur.predictor.quality import cross_validate
+from secateur.predictor.trees import fit_trees
+from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
+from secateur.pruning.calibration import calibrate
+from secateur.pruning.sequence import reconstruct_in_sequence
+from secateur.pruning.surgery import prune
+from secateur.report.card import model_card
+from secateur.report.record import Choice, ExportRecord, ModelRow, Report, RoundRecord
+from secateur.runs.folder import RunFolder, written_whole
+from secateur.runs.progress import Listener, StageClock, silent, stage_clock
+from secateur.runs.store import RunStore
+from secateur.schema import derive_seed, digest
+from secateur.search.heuristics import uniform_architectures
+from secateur.search.propose import initial_candidates, predicted_candidates
+from secateur.space.architecture import Architecture
+from secateur.space.candidate import Candidate, Measurement, Protocol
+from secateur.space.cost import Budget, cost_of
+from secateur.space.encoding import feature_table
+from secateur.space.search_space import SearchSpace, define_space
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from, loaded and checked; nothing has been written yet."""
+
+    dense: DenseModel
+    walk: DecoderWalk
+    sets: dict[Role, TokenSet]
+    space: SearchSpace
+    budget: Budget
+    fingerprints: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run at work: its configuration, inputs, folder, database, and who listens."""
+
+    config: RunConfig
+    inputs: Inputs
+    folder: RunFolder
+    store: RunStore
+    listener: Listener
+
+
+def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> Report:
+    """Prune a model, or go on with a run that was interrupted in the same folder.
+
+    Args:
+        root: The run folder; made if it is missing.
+        listener: Receives progress events.
+
+    Raises:
+        InputError: The model, the text, the budget or the folder cannot be used; nothing was written.
+        ExportError: The exported folder does not behave like the model that was measured.
+    """
+    folder = RunFolder(root)
+    check_folder(folder, config)
+    if folder.report.is_file():
+        return Report.model_validate_json(folder.report.read_text())
+    with stage_clock("load", listener) as clock:
+        inputs = load_inputs(config)
+        clock.note = describe(inputs)
+    root.mkdir(parents=True, exist_ok=True)
+    with folder.held(), RunStore(folder.database) as store:
+        run = Run(config, inputs, folder, store, listener)
+        remember_inputs(run, clock)
+        bank, uniform_bank = calibrate_stage(run)
+        rounds = search_stage(run, bank)
+        pruned, choice = prune_stage(run, bank)
+        rows = evaluate_stage(run, pruned, choice, uniform_bank)
+        export = export_stage(run, pruned, choice, rows)
+        return report_stage(run, rows, rounds, choice, export)
+
+
+def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
+    """Go on with the run in a folder.
+
+    Raises:
+        RunFolderError: The folder holds no run.
+    """
+    folder = RunFolder(root)
+    if not folder.holds_a_run:
+        raise RunFolderError(f"{root} holds no run (no config.yaml); start one with `secateur prune MODEL --out {root}`")
+    return run_pipeline(build_config([read_yaml(folder.config)]), root, listener)
+
+
+def check_folder(folder: RunFolder, config: RunConfig) -> None:
+    """Refuse a folder that is a file, holds something else, or belongs to another run."""
+    if folder.root.exists() and not folder.root.is_dir():
+        raise RunFolderError(f"{folder.root} is a file; --out needs a folder")
+    if folder.holds_a_run:
+        differing = differing_fields(build_config([read_yaml(folder.config)]), config)
+        if differing:
+            raise RunFolderError(
+                f"{folder.root} belongs to another run: {'; '.join(differing)}; choose another --out folder, or go on "
+                f"with that run by `secateur resume {folder.root}`"
+            )
+    elif folder.root.is_dir() and any(path.name != ".lock" for path in folder.root.iterdir()):
+        raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Load model and text, define the space, and refuse what cannot work before anything is written."""
+    name = str(decoder_path()) if config.model.name == "demo" else config.model.name
+    budget_shares = config.budget
+    if not 0 < budget_shares.keep <= 1:
+        # Before the model is loaded: a slip of the pen should not cost minutes.
+        raise InputError(f"--keep must be a share in (0, 1], got {budget_shares.keep}; 0.8 keeps 80 %")
+    documents = assign_documents(
+        list(config.data.sources),
+        {
+            Role.CALIBRATION: list(config.data.calibration),
+            Role.SELECTION: list(config.data.selection),
+            Role.EVALUATION: list(config.data.evaluation),
+        },
+        config.data.text_field,
+    )
+    model = config.model
+    dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
+    sets = build_token_sets(
+        documents,
+        dense.tokenizer,
+        config.data.sequence_length,
+        {
+            Role.CALIBRATION: config.data.calibration_tokens,
+            Role.SELECTION: config.data.selection_tokens,
+            Role.EVALUATION: config.data.evaluation_tokens,
+        },
+    )
+    limits = config.space
+    space = define_space(
+        dense.shape,
+        limits.ffn_levels,
+        limits.kv_levels,
+        limits.ffn_multiple,
+        limits.protect_first,
+        limits.protect_last,
+    )
+    budget = Budget.from_keep(dense.shape, budget_shares.keep, budget_shares.band)
+    space.check(budget)
+    fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
+    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints)
+
+
+def describe(inputs: Inputs) -> str:
+    shape = inputs.dense.shape
+    tokens = ", ".join(f"{role} {token_set.num_tokens:,}" for role, token_set in inputs.sets.items())
+    return (
+        f"{inputs.dense.family.model_type}, {shape.num_layers} layers, {shape.decoder_parameters:,} decoder parameters; "
+        f"tokens: {tokens}"
+    )
+
+
+def remember_inputs(run: Run, clock: StageClock) -> None:
+    """Write what the run is, or check that the model and the text are still what they were."""
+    known = run.store.stage("load")
+    if known is not None and known.payload != run.inputs.fingerprints:
+        changed = [name for name, value in run.inputs.fingerprints.items() if known.payload.get(name) != value]
+        raise RunFolderError(
+            f"{run.folder.root} was begun with other data: {', '.join(changed)} changed since; "
+            "bring the files back or choose another --out folder"
+        )
+    if not run.folder.holds_a_run:
+        with written_whole(run.folder.config) as path:
+            path.write_text(to_yaml(run.config))
+    if known is None:
+        run.store.end_stage("load", clock.seconds, run.inputs.fingerprints)
+
+
+def calibrate_stage(run: Run) -> tuple[WeightBank, WeightBank | None]:
+    """One pass over the calibration set; then the weight bank, and the baseline's with it."""
+    config, dense, tokens = run.config, run.inputs.dense, run.inputs.sets[Role.CALIBRATION]
+    uniform = uniform_baselines(run)
+    if run.store.stage("calibrate"):
+        with stage_clock("calibrate", run.listener) as clock:
+            clock.reused = True
+            bank = load_bank(dense, run.folder.bank)
+            return bank, load_bank(dense, run.folder.uniform_bank) if uniform else None
+    batches = math.ceil(len(tokens.tokens) / max(1, config.evaluation.batch_tokens // tokens.sequence_length))
+    modules = dense.shape.num_modules
+    with stage_clock("calibrate", run.listener, batches + modules * (2 if uniform else 1)) as clock:
+        seed = derive_seed(config.seed, "calibrate")
+        statistics = calibrate(dense, tokens, config.evaluation.batch_tokens, seed, clock.advance)
+        refit = config.pruning.reconstruction != "none"
+        options = run.inputs.space.options
+        bank = build_bank(
+            dense, statistics, options, config.pruning.importance, refit, config.pruning.ridge, clock.advance
+        )
+        uniform_bank = None
+        if uniform:
+            widths = [{architecture.widths[module] for architecture in uniform} for module in range(modules)]
+            uniform_bank = build_bank(dense, statistics, widths, "taylor", refit=False, advance=clock.advance)
+            with written_whole(run.folder.uniform_bank) as path:
+                save_bank(uniform_bank, path)
+        with written_whole(run.folder.bank) as path:
+            save_bank(bank, path)
+        clock.note = f"importance {config.pruning.importance}, {tokens.num_tokens:,} tokens"
+    run.store.end_stage("calibrate", clock.seconds)
+    return bank, uniform_bank
+
+
+def uniform_baselines(run: Run) -> list[Architecture]:
+    return uniform_architectures(run.inputs.dense.shape, run.inputs.budget) if run.config.baselines.uniform else []
+
+
+def selection_protocol(run: Run) -> Protocol:
+    """What makes the measurements of this run comparable, and those of another configuration not."""
+    config, tokens = run.config, run.inputs.sets[Role.SELECTION]
+    pruning = config.pruning
+    return Protocol(
+        model=run.inputs.fingerprints["model"],
+        tokens=tokens.fingerprint,
+        num_tokens=tokens.num_tokens,
+        sequence_length=tokens.sequence_length,
+        dtype=str(run.inputs.dense.model.dtype),
+        bank=digest(
+            [run.inputs.fingerprints["calibration"], pruning.importance, pruning.reconstruction == "none", pruning.ridge]
+        ),
+    )
+
+
+def search_stage(run: Run, bank: WeightBank) -> tuple[RoundRecord, ...]:
+    """Measure a first set, then let the predictor, refitted each round, say what to measure next."""
+    search, inputs, seed = run.config.search, run.inputs, run.config.seed
+    space, budget = inputs.space, inputs.budget
+    protocol = selection_protocol(run)
+    table = feature_table(space, [bank.errors(module) for module in range(space.num_modules)])
+    batch_windows = max(1, run.config.evaluation.batch_tokens // run.config.data.sequence_length)
+    rounds: list[RoundRecord] = []
+    with stage_clock("search", run.listener, search.measurements) as clock:
+        reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), batch_windows)
+        stitched = StitchedModel(inputs.walk, bank, reference, run.config.evaluation.cache_bytes)
+        errors = [bank.errors(module) for module in range(space.num_modules)]
+        num_initial = max(25, round(search.measurements * search.initial_share))
+        measured: list[Measurement] = []
+        batch = initial_candidates(space, budget, errors, min(num_initial, search.measurements), seed)
+        measured += measure_batch(run, stitched, protocol, batch, clock)
+        for number in range(1, search.rounds + 1):
+            ranked = sorted(successes(measured), key=lambda m: (m.kl, m.architecture.key))
+            levels = np.array([space.levels(m.architecture) for m in ranked])
+            kl = np.array([m.kl for m in ranked])
+            features = table.features(levels)
+            parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in levels.tolist()])
+            fit_seed = derive_seed(seed, "fit", number)
+            quality = cross_validate(features, kl, parameters, table.monotone, fit_seed)
+            predictor = fit_trees(features, kl, table.monotone, fit_seed)
+            left = search.measurements - len(measured)
+            batch = predicted_candidates(
+                space,
+                budget,
+                lambda rows, fitted=predictor: fitted.predict(table.features(rows)),
+                [tuple(row) for row in levels.tolist()],
+                math.ceil(left / (search.rounds - number + 1)),
+                number,
+                seed,
+            )
+            measured += measure_batch(run, stitched, protocol, batch, clock)
+            best = min(m.kl for m in successes(measured) if m.kl is not None)
+            rounds.append(RoundRecord(round=number, quality=quality, best_kl=best))
+            run.store.end_stage(f"round {number}", clock.seconds, rounds[-1].model_dump(mode="json"))
+        clock.note = f"best KL {rounds[-1].best_kl:.4f}, predictor tau {rounds[-1].quality.kendall_tau:.2f}"
+    if run.store.stage("search") is None:
+        run.store.end_stage("search", sum(m.seconds for m in measured))
+    return tuple(rounds)
+
+
+def measure_batch(
+    run: Run, stitched: StitchedModel, protocol: Protocol, batch: list[Candidate], clock: StageClock
+) -> list[Measurement]:
+    """Measure what the database does not hold yet; every measurement is stored before the next begins."""
+    run.store.add_candidates(
+        batch[0].round if batch else 0, [(c.architecture.key, c.model_dump_json()) for c in batch]
+    )
+    measured = []
+    # Neighbours in this order share their first layers, which are then computed once.
+    for candidate in sorted(batch, key=lambda c: c.architecture.widths):
+        key = candidate.architecture.key
+        stored = run.store.measurement(key, protocol.key)
+        if stored is not None:
+            measurement = Measurement.model_validate_json(stored)
+        else:
+            measurement = measure(stitched, candidate.architecture, protocol)
+            run.store.add_measurement(key, protocol.key, measurement.model_dump_json())
+        measured.append(measurement)
+        clock.advance(f"KL {measurement.kl:.4f}" if measurement.kl is not None else f"failed: {measurement.reason}")
+    return measured
+
+
+def successes(measured: list[Measurement]) -> list[Measurement]:
+    return [measurement for measurement in measured if measurement.status == "measured"]
+
+
+def prune_stage(run: Run, bank: WeightBank) -> tuple[PreTrainedModel, Choice]:
+    """Cut the best measured architecture out of the model; keep the sequential reconstruction if selection agrees."""
+    config, inputs = run.config, run.inputs
+    sequential = config.pruning.reconstruction == "sequential"
+    protocol = selection_protocol(run)
+    stored = [Measurement.model_validate_json(record) for record in run.store.measurements(protocol.key)]
+    best = min(successes(stored), key=lambda m: (m.kl, m.architecture.key))
+    origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
+    batch_tokens = config.evaluation.batch_tokens
+    with stage_clock("prune", run.listener, inputs.dense.shape.num_modules if sequential else None) as clock:
+        pruned = prune(inputs.dense, bank, best.architecture)
+        after, kept = None, False
+        if sequential:
+            candidate = prune(inputs.dense, bank, best.architecture)
+            reconstruct_in_sequence(
+                inputs.dense,
+                inputs.walk,
+                candidate,
+                best.architecture,
+                inputs.sets[Role.CALIBRATION],
+                batch_tokens,
+                config.pruning.sequential_ridge,
+                clock.advance,
+            )
+            batch_windows = max(1, batch_tokens // config.data.sequence_length)
+            reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], batch_windows)
+            after = float(score_model(candidate, inputs.dense.family, inputs.walk, reference).kl.mean())
+            kept = best.kl is not None and after < best.kl
+            pruned = candidate if kept else pruned
+        round_weights(pruned, export_dtype(run))
+        clock.note = f"selection KL {best.kl:.4f}" + (f", {after:.4f} after sequential reconstruction" if after else "")
+    choice = Choice(
+        architecture=best.architecture,
+        origin=origins[best.architecture.key],
+        kl=best.kl or 0.0,
+        kl_after_sequential=after,
+        sequential_kept=kept,
+    )
+    run.store.end_stage("prune", clock.seconds, choice.model_dump(mode="json"))
+    return pruned, choice
+
+
+def export_dtype(run: Run) -> str:
+    return run.inputs.dense.stored_dtype if run.config.export.dtype == "auto" else run.config.export.dtype
+
+
+def evaluate_stage(
+    run: Run, pruned: PreTrainedModel, choice: Choice, uniform_bank: WeightBank | None
+) -> tuple[ModelRow, ...]:
+    """Evaluate dense, baselines and result on the same windows of the evaluation set, which chose nothing."""
+    inputs, config = run.inputs, run.config
+    tokens = inputs.sets[Role.EVALUATION].expect(Role.EVALUATION)
+    dense = inputs.dense
+    names = ("uniform", "uniform-wide")
+    uniform = dict(zip(names, uniform_baselines(run), strict=False))
+    spent = {row.name: row.seconds for row in run.store.stages()}
+    rows: list[ModelRow] = []
+    with stage_clock("evaluate", run.listener, len(uniform) + 2) as clock:
+        reference = DenseReference(
+            inputs.walk, tokens, max(1, config.evaluation.batch_tokens // config.data.sequence_length)
+        )
+
+        def add_row(name: str, architecture: Architecture, scores: WindowScores, seconds: float) -> None:
+            cost = cost_of(dense.shape, architecture)
+            rows.append(
+                ModelRow(
+                    name=name,
+                    architecture=architecture,
+                    cost=cost,
+                    parameter_reduction=1 - cost.decoder_parameters / dense.shape.decoder_parameters,
+                    perplexity=perplexity(
+                        scores.loss,
+                        f"packed-{tokens.sequence_length}",
+                        tokens.sequence_length,
+                        derive_seed(config.seed, "bootstrap"),
+                        config.evaluation.confidence,
+                    ),
+                    kl=float(scores.kl.mean()),
+                    seconds=seconds,
+                )
+            )
+            clock.advance(f"{name} perplexity {rows[-1].perplexity.value:.3f}")
+
+        add_row(
+            "dense", Architecture.dense(dense.shape), score_model(dense.model, dense.family, inputs.walk, reference), 0.0
+        )
+        for name, architecture in uniform.items():
+            assert uniform_bank is not None, "baselines have a bank"
+            stitched = StitchedModel(inputs.walk, uniform_bank, reference, cache_bytes=0)
+            add_row(name, architecture, stitched.score(architecture), spent["calibrate"])
+        scores = score_model(pruned, dense.family, inputs.walk, reference)
+        add_row("secateur", choice.architecture, scores, spent["calibrate"] + spent["search"] + spent["prune"])
+    run.store.end_stage("evaluate", clock.seconds, [row.model_dump(mode="json") for row in rows])
+    return tuple(rows)
+
+
+def export_stage(run: Run, pruned: PreTrainedModel, choice: Choice, rows: tuple[ModelRow, ...]) -> ExportRecord:
+    """Write the folder, then hold it to what was measured in a process that knows nothing of Secateur."""
+    dense, dtype = run.inputs.dense, export_dtype(run)
+    form = express(dense, choice.architecture, dtype)
+    probe = run.inputs.sets[Role.SELECTION].tokens[:2]
+    with stage_clock("export", run.listener) as clock:
+        with written_whole(run.folder.exported) as folder:
+            save_checkpoint(dense, pruned, form, dtype, folder)
+            card = model_card(run.config.model.name, form, rows, choice, dtype, to_yaml(run.config))
+            (folder / "README.md").write_text(card)
+            seen = verify_export(folder, form, pruned, probe, rows[-1].cost.total_parameters)
+        clock.note = f"{seen.class_name}, loads in a fresh process, logits within {seen.max_logit_difference:.0e}"
+    record = ExportRecord(
+        folder=str(run.folder.exported),
+        dtype=dtype,
+        class_name=seen.class_name,
+        remote_code=form.remote_code,
+        loading_line=form.loading_line,
+        num_parameters=seen.num_parameters,
+        bytes=seen.bytes,
+        max_logit_difference=seen.max_logit_difference,
+    )
+    run.store.end_stage("export", clock.seconds, record.model_dump(mode="json"))
+    return record
+
+
+def report_stage(
+    run: Run, rows: tuple[ModelRow, ...], rounds: tuple[RoundRecord, ...], choice: Choice, export: ExportRecord
+) -> Report:
+    """Put everything into `report.json`; its presence marks a finished run, so it is written last."""
+    log = {row.name: math.log(row.perplexity.value) for row in rows}
+    excess = log["secateur"] - log["dense"]
+    baselines = [name for name in log if name.startswith("uniform")]
+    libraries = ("torch", "transformers", "lightgbm")
+    report = Report(
+        secateur=version("secateur"),
+        versions={"python": platform.python_version()} | {name: version(name) for name in libraries},
+        model=run.config.model.name,
+        seed=run.config.seed,
+        keep=run.config.budget.keep,
+        fingerprints=run.inputs.fingerprints,
+        num_tokens={str(role): token_set.num_tokens for role, token_set in run.inputs.sets.items()},
+        num_measurements=len(run.store.measurements(selection_protocol(run).key)),
+        rows=rows,
+        excess_log_perplexity_left={name: excess / max(log[name] - log["dense"], 1e-9) for name in baselines},
+        choice=choice,
+        rounds=rounds,
+        stages={row.name: row.seconds for row in run.store.stages()},
+        export=export,
+    )
+    with written_whole(run.folder.report) as path:
+        path.write_text(report.model_dump_json(indent=2) + "\n")
+    return report
+
+

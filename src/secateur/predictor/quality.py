@@ -1,0 +1,57 @@
+"""How well a predictor ranks, told apart from what anyone could say without it."""
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import kendalltau
+from sklearn.model_selection import KFold
+
+from secateur.predictor.trees import fit_trees
+from secateur.schema import Record
+
+NUM_FOLDS = 5
+
+
+class PredictorQuality(Record):
+    """Rank correlation with measurements inside the budget band.
+
+    Attributes:
+        num_pairs: Measured architectures that it was judged on.
+        kendall_tau: Of out-of-fold predictions.
+        kendall_tau_reduction_only: Of a predictor that knows the parameter count alone: larger is better.
+        kendall_tau_error_only: Of the summed reconstruction error, which needs no measurement.
+    """
+
+    num_pairs: int
+    kendall_tau: float
+    kendall_tau_reduction_only: float
+    kendall_tau_error_only: float
+
+
+def cross_validate(
+    features: Float[np.ndarray, "pairs features"],
+    kl: Float[np.ndarray, " pairs"],
+    parameters: Float[np.ndarray, " pairs"],
+    monotone: tuple[int, ...],
+    seed: int,
+) -> PredictorQuality:
+    """Judge trees on pairs that they were not fitted on, all of them inside the budget band.
+
+    Args:
+        parameters: Decoder parameters of each architecture.
+    """
+    predicted = np.zeros(len(kl))
+    for fitted, held_out in KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(features):
+        predictor = fit_trees(features[fitted], kl[fitted], monotone, seed)
+        predicted[held_out] = predictor.predict(features[held_out])
+    return PredictorQuality(
+        num_pairs=len(kl),
+        kendall_tau=rank_correlation(predicted, kl),
+        kendall_tau_reduction_only=rank_correlation(-parameters, kl),
+        kendall_tau_error_only=rank_correlation(features[:, -1], kl),
+    )
+
+
+def rank_correlation(predicted: Float[np.ndarray, " pairs"], measured: Float[np.ndarray, " pairs"]) -> float:
+    """Kendall's tau-b; 0 where one side is constant, since a constant ranks nothing."""
+    tau = float(kendalltau(predicted, measured).statistic)
+    return tau if np.isfinite(tau) else 0.0

@@ -1,0 +1,188 @@
+"""The weight bank: every module in one order, its output projection ready for every width.
+
+What an architecture keeps of a module is then a prefix: a candidate is put together from slices, and nothing is copied.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from secateur.errors import ConfigError, suggestion
+from secateur.model.loading import DenseModel
+from secateur.model.shape import DenseShape, decoder_layers, group_tensors, module_of
+from secateur.pruning.calibration import ModuleStatistics
+from secateur.pruning.importance import greedy_elimination_order, order_by_scores, wanda_scores
+from secateur.pruning.reconstruction import Refitter
+
+
+@dataclass(frozen=True)
+class ModuleBank:
+    """One module of the bank.
+
+    Attributes:
+        order: Group indices of the dense module, most worth keeping first.
+        inputs: Parameters into the groups, permuted to that order, by name inside the block.
+        outputs: Output projection per width.
+        errors: Error per width in nats per token (see `Refit.error`).
+    """
+
+    order: Int[Tensor, " groups"]
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[int, Float[Tensor, "hidden kept"]]
+    errors: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class WeightBank:
+    """All modules in module order, made with one importance and one reconstruction."""
+
+    shape: DenseShape
+    modules: tuple[ModuleBank, ...]
+    output_names: tuple[str, str]
+
+    def slices(self, module: int, width: int) -> dict[str, Tensor]:
+        """Give the parameters of a module at a width, by name inside the block, as views where they are sliced.
+
+        Raises:
+            KeyError: The bank was not made for that width.
+        """
+        bank = self.modules[module]
+        _, kind = module_of(module)
+        num_groups = self.shape.block(kind).num_groups
+        taken = {name: tensor[: len(tensor) // num_groups * width] for name, tensor in bank.inputs.items()}
+        return taken | {self.output_names[module % 2]: bank.outputs[width]}
+
+    def errors(self, module: int) -> Mapping[int, float]:
+        return self.modules[module].errors
+
+
+Order = Callable[[ModuleStatistics, Float[Tensor, "hidden columns"], int, float], Int[Tensor, " groups"]]
+
+IMPORTANCE: dict[str, Order] = {
+    "obs": lambda statistics, weight, num_groups, ridge: greedy_elimination_order(
+        statistics.gram, weight, statistics.gradient_moment, num_groups, ridge
+    ),
+    "taylor": lambda statistics, _weight, _num_groups, _ridge: order_by_scores(statistics.taylor),
+    "wanda": lambda statistics, weight, num_groups, _ridge: order_by_scores(
+        wanda_scores(weight, statistics.gram.diagonal(), num_groups)
+    ),
+}
+
+
+def build_bank(
+    dense: DenseModel,
+    statistics: list[ModuleStatistics],
+    widths: Iterable[Iterable[int]],
+    importance: str = "obs",
+    refit: bool = True,
+    ridge: float = 1e-2,
+    advance: Callable[[], None] = lambda: None,
+) -> WeightBank:
+    """Order every module and make its output projection for every width that may be asked for.
+
+    Args:
+        widths: Per module, the widths to make; 0 needs no weights but gets its error.
+        refit: False cuts without reconstruction.
+        ridge: Damping of the Gram matrices, as a share of their mean diagonal.
+        advance: Called after every module.
+
+    Raises:
+        ConfigError: The importance is unknown.
+    """
+    if importance not in IMPORTANCE:
+        raise ConfigError(f"pruning.importance={importance!r} is unknown; {suggestion(importance, IMPORTANCE)}")
+    modules = []
+    for index, module_widths in enumerate(widths):
+        weight = _output_weight(dense, index)
+        num_groups = dense.shape.block(module_of(index)[1]).num_groups
+        order = IMPORTANCE[importance](statistics[index], weight, num_groups, ridge)
+        columns = expand_groups(order, weight.shape[1] // num_groups)
+        refitter = Refitter(
+            statistics[index].gram[columns][:, columns],
+            weight[:, columns],
+            statistics[index].gradient_moment,
+            ridge,
+        )
+        size = weight.shape[1] // num_groups
+        fits = {width: (refitter.refit if refit else refitter.cut)(width * size) for width in sorted(set(module_widths))}
+        outputs = {width: fit.weight for width, fit in fits.items() if width}
+        if num_groups in outputs:
+            outputs[num_groups] = weight[:, columns].contiguous()  # the dense weight itself, free of rounding
+        errors = {width: fit.error for width, fit in fits.items()}
+        modules.append(ModuleBank(order, _permuted_inputs(dense, index, order), outputs, errors))
+        advance()
+    return _bank(dense, modules)
+
+
+def save_bank(bank: WeightBank, path: Path) -> None:
+    """Write what cannot be rebuilt cheaply: orders, refitted outputs and errors."""
+    tensors = {}
+    for index, module in enumerate(bank.modules):
+        tensors[f"{index}.order"] = module.order
+        for width, weight in module.outputs.items():
+            tensors[f"{index}.output.{width}"] = weight
+        widths = sorted(module.errors)
+        tensors[f"{index}.widths"] = torch.tensor(widths)
+        tensors[f"{index}.errors"] = torch.tensor([module.errors[width] for width in widths], dtype=torch.float64)
+    save_file(tensors, path)
+
+
+def load_bank(dense: DenseModel, path: Path) -> WeightBank:
+    """Read what `save_bank` wrote for the same dense model."""
+    tensors = load_file(path, device=str(dense.model.device))
+    modules = []
+    for index in range(dense.shape.num_modules):
+        order = tensors[f"{index}.order"]
+        widths = tensors[f"{index}.widths"].tolist()
+        modules.append(
+            ModuleBank(
+                order,
+                _permuted_inputs(dense, index, order),
+                {width: tensors[f"{index}.output.{width}"] for width in widths if width},
+                dict(zip(widths, tensors[f"{index}.errors"].tolist(), strict=True)),
+            )
+        )
+    return _bank(dense, modules)
+
+
+def expand_groups(groups: Int[Tensor, " groups"], size: int) -> Int[Tensor, " columns"]:
+    """Turn group indices into the indices of their columns."""
+    return (groups.unsqueeze(1) * size + torch.arange(size, device=groups.device)).flatten()
+
+
+def _bank(dense: DenseModel, modules: list[ModuleBank]) -> WeightBank:
+    attention, mlp = dense.family.attention, dense.family.mlp
+    return WeightBank(
+        shape=dense.shape,
+        modules=tuple(modules),
+        output_names=(f"{attention.output}.weight", f"{mlp.output}.weight"),
+    )
+
+
+def _tensors(dense: DenseModel, index: int) -> dict[str, tuple[torch.nn.Linear, int]]:
+    layer, kind = module_of(index)
+    return group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind)
+
+
+def _output_weight(dense: DenseModel, index: int) -> Float[Tensor, "hidden columns"]:
+    return next(projection.weight.detach() for projection, axis in _tensors(dense, index).values() if axis == 1)
+
+
+def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, " groups"]) -> dict[str, Tensor]:
+    """Permute the rows of the projections into the groups, and their biases."""
+    num_groups = dense.shape.block(module_of(index)[1]).num_groups
+    permuted = {}
+    for name, (projection, axis) in _tensors(dense, index).items():
+        if axis == 1:
+            continue
+        rows = expand_groups(order, projection.weight.shape[0] // num_groups)
+        permuted[f"{name}.weight"] = projection.weight.detach()[rows]
+        if projection.bias is not None:
+            permuted[f"{name}.bias"] = projection.bias.detach()[rows]
+    return permuted
+

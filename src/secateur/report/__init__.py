@@ -1,0 +1,1 @@
+"""What a run found, as one record, one file and one table."""

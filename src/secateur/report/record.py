@@ -1,0 +1,76 @@
+"""`report.json`: everything in the final table, the chosen architecture, and what is needed to do it again."""
+
+from pydantic import Field
+
+from secateur.evaluation.perplexity import Perplexity
+from secateur.predictor.quality import PredictorQuality
+from secateur.schema import Record
+from secateur.space.architecture import Architecture
+from secateur.space.cost import Cost
+
+
+class ModelRow(Record):
+    """One row of the final table; all rows are evaluated on the same windows."""
+
+    name: str = Field(description="dense, uniform, uniform-wide or secateur")
+    architecture: Architecture = Field(description="what is kept per dense layer")
+    cost: Cost = Field(description="parameters, FLOPs per token, KV-cache bytes per token")
+    parameter_reduction: float = Field(description="1 - decoder parameters / dense decoder parameters")
+    perplexity: Perplexity = Field(description="on the evaluation set, with a bootstrap interval")
+    kl: float = Field(description="KL(dense || model) on the evaluation set, nats per token")
+    seconds: float = Field(description="wall time spent to get this row")
+
+
+class RoundRecord(Record):
+    """One fit of the predictor and what its proposals gave."""
+
+    round: int = Field(description="1 for the first fit")
+    quality: PredictorQuality = Field(description="cross-validated at the budget before the round's measurements")
+    best_kl: float = Field(description="lowest KL on the selection set after the round, nats per token")
+
+
+class Choice(Record):
+    """The chosen architecture on the selection set."""
+
+    architecture: Architecture
+    origin: str = Field(description="which proposal it came from: uniform, additive, neighbour, sampled, predicted, explored")
+    kl: float = Field(description="as measured by slices of the bank, nats per token")
+    kl_after_sequential: float | None = Field(description="after sequential reconstruction; null if it was not run")
+    sequential_kept: bool = Field(description="whether the selection set agreed to the sequential reconstruction")
+
+
+class ExportRecord(Record):
+    """What the exported folder is, as seen by a fresh process that loaded it."""
+
+    folder: str
+    dtype: str
+    class_name: str
+    remote_code: bool = Field(description="loading runs the modelling file in the folder")
+    loading_line: str
+    num_parameters: int
+    bytes: int
+    max_logit_difference: float = Field(description="between the fresh process and the model that was evaluated")
+
+
+class Report(Record):
+    """The outcome of one run."""
+
+    secateur: str = Field(description="version")
+    versions: dict[str, str] = Field(description="of Python, torch, transformers and LightGBM")
+    model: str
+    seed: int
+    keep: float = Field(description="share of decoder parameters that was allowed to stay")
+    fingerprints: dict[str, str] = Field(description="of the model's weights and of each token set")
+    num_tokens: dict[str, int] = Field(description="per token set")
+    num_measurements: int
+    rows: tuple[ModelRow, ...]
+    excess_log_perplexity_left: dict[str, float] = Field(
+        description="per baseline row: (log ppl - log dense ppl) of secateur over that of the baseline"
+    )
+    choice: Choice
+    rounds: tuple[RoundRecord, ...]
+    stages: dict[str, float] = Field(description="seconds per stage, interruptions not counted")
+    export: ExportRecord
+
+    def row(self, name: str) -> ModelRow:
+        return next(row for row in self.rows if row.name == name)

@@ -1,0 +1,84 @@
+"""The final table and the chosen architecture, for a terminal."""
+
+from rich.table import Table
+
+from secateur.report.record import Report
+
+TITLES = {
+    "dense": "dense",
+    "uniform": "uniform (LLM-Pruner)",
+    "uniform-wide": "uniform, a head fewer",
+    "secateur": "Secateur",
+}
+
+
+def final_table(report: Report) -> Table:
+    """One row per model, all on the same evaluation windows."""
+    protocol = report.rows[0].perplexity
+    table = Table(
+        title=f"{report.model}, {report.keep:.0%} of the decoder parameters, {protocol.protocol} on "
+        f"{protocol.num_windows} evaluation windows",
+        title_justify="left",
+    )
+    table.add_column("model")
+    for title in ("decoder parameters", "all parameters", "reduction", "perplexity", f"{protocol.confidence:.0%} interval", "KL to dense", "seconds"):
+        table.add_column(title, justify="right")
+    for row in report.rows:
+        table.add_row(
+            TITLES[row.name],
+            f"{row.cost.decoder_parameters:,}",
+            f"{row.cost.total_parameters:,}",
+            f"{row.parameter_reduction:.1%}",
+            f"{row.perplexity.value:.3f}",
+            f"{row.perplexity.low:.3f} to {row.perplexity.high:.3f}",
+            f"{row.kl:.4f}",
+            f"{row.seconds:.1f}",
+            style="bold" if row.name == "secateur" else "",
+        )
+    return table
+
+
+def architecture_table(report: Report) -> Table:
+    """What is kept of every layer."""
+    dense = report.row("dense").architecture
+    table = Table(title="kept per layer", title_justify="left")
+    table.add_column("layer", justify="right")
+    table.add_column("KV heads", justify="right")
+    table.add_column("FFN width", justify="right")
+    table.add_column("")
+    for index, (kept, whole) in enumerate(zip(report.choice.architecture.layers, dense.layers, strict=True)):
+        table.add_row(
+            str(index),
+            f"{kept.kv_heads} of {whole.kv_heads}",
+            f"{kept.ffn_width} of {whole.ffn_width}",
+            _bar(kept.kv_heads / whole.kv_heads) + " " + _bar(kept.ffn_width / whole.ffn_width),
+        )
+    return table
+
+
+def summary_lines(report: Report) -> list[str]:
+    """Say in words what the table does not: gains, predictor quality, where the result is and how it loads."""
+    secateur = report.row("secateur")
+    lines = []
+    for name, left in report.excess_log_perplexity_left.items():
+        ratio = secateur.perplexity.value / report.row(name).perplexity.value
+        lines.append(
+            f"perplexity is {ratio:.2f} of {TITLES[name]}; {left:.0%} of its excess log-perplexity over dense is left"
+        )
+    quality = report.rounds[-1].quality
+    lines.append(
+        f"predictor: Kendall tau {quality.kendall_tau:.2f} at the budget, cross-validated on {quality.num_pairs} pairs "
+        f"(parameter count alone {quality.kendall_tau_reduction_only:.2f}, "
+        f"reconstruction error alone {quality.kendall_tau_error_only:.2f})"
+    )
+    export = report.export
+    lines.append(
+        f"{report.num_measurements} architectures measured; the export was loaded in a fresh process: "
+        f"{export.class_name}, {export.num_parameters:,} parameters, logits within {export.max_logit_difference:.0e}"
+    )
+    return lines
+
+
+def _bar(share: float, width: int = 8) -> str:
+    filled = round(share * width)
+    return "█" * filled + "·" * (width - filled)

@@ -1,0 +1,91 @@
+"""The run folder: where things are, who holds it, and files that appear whole or not at all."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secateur.errors import RunFolderError
+
+
+class RunFolder:
+    """Paths inside one run folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "run.db"
+
+    @property
+    def bank(self) -> Path:
+        return self.root / "bank.safetensors"
+
+    @property
+    def uniform_bank(self) -> Path:
+        return self.root / "uniform-bank.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def exported(self) -> Path:
+        return self.root / "exported"
+
+    @property
+    def holds_a_run(self) -> bool:
+        return self.config.is_file()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for one process.
+
+        Raises:
+            RunFolderError: Another process holds it; the message names it.
+        """
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                raise RunFolderError(
+                    f"{self.root} is in use by process {lock.read().strip() or 'unknown'}; wait for it or end it"
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and move it there once the block has ended without an exception.
+
+    Works for files and folders; a folder that was there before is replaced.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    remove(partial)
+    try:
+        yield partial
+    except BaseException:
+        remove(partial)
+        raise
+    if path.is_dir():
+        remove(path)
+    partial.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""The run database: candidates, measurements and stages in one SQLite file.
+
+Every write is one transaction, so that a process killed at any moment leaves a database that holds all that had
+happened. Only the driver of a run writes.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from secateur.errors import RunFolderError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS stages (
+    name TEXT PRIMARY KEY, seconds REAL NOT NULL, payload TEXT NOT NULL, ended_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS candidates (
+    key TEXT PRIMARY KEY, round INTEGER NOT NULL, position INTEGER NOT NULL, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS measurements (
+    key TEXT NOT NULL, protocol TEXT NOT NULL, record TEXT NOT NULL, measured_at TEXT NOT NULL,
+    PRIMARY KEY (key, protocol)
+) STRICT;
+"""
+NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A finished stage: how long it took and what it left, as plain JSON data."""
+
+    name: str
+    seconds: float
+    payload: Any
+
+
+class RunStore:
+    """Open run database. Records go in and come out as JSON text; the rooms above know their types."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database.
+
+        Raises:
+            RunFolderError: The file is not a database of this kind.
+        """
+        self.path = path
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise RunFolderError(f"{path} is not a run database ({error}); choose another --out folder") from error
+
+    def __enter__(self) -> "RunStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._connection.close()
+
+    def end_stage(self, name: str, seconds: float, payload: Any = None) -> None:
+        self._connection.execute(
+            f"INSERT OR REPLACE INTO stages VALUES (?, ?, ?, {NOW})", (name, seconds, json.dumps(payload))
+        )
+
+    def stage(self, name: str) -> StageRow | None:
+        return next((row for row in self.stages() if row.name == name), None)
+
+    def stages(self) -> list[StageRow]:
+        """List finished stages in the order in which they ended."""
+        rows = self._connection.execute("SELECT name, seconds, payload FROM stages ORDER BY ended_at, rowid")
+        return [StageRow(name, seconds, json.loads(payload)) for name, seconds, payload in rows]
+
+    def add_candidates(self, round_number: int, records: list[tuple[str, str]]) -> None:
+        """Store proposals as (key, record) of one round; one that is known keeps its first origin."""
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?, ?)",
+                [(key, round_number, position, record) for position, (key, record) in enumerate(records)],
+            )
+
+    def candidates(self) -> list[str]:
+        """List candidate records in the order of proposal."""
+        rows = self._connection.execute("SELECT record FROM candidates ORDER BY round, position")
+        return [record for (record,) in rows]
+
+    def add_measurement(self, key: str, protocol: str, record: str) -> None:
+        self._connection.execute(f"INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, {NOW})", (key, protocol, record))
+
+    def measurement(self, key: str, protocol: str) -> str | None:
+        row = self._connection.execute(
+            "SELECT record FROM measurements WHERE key = ? AND protocol = ?", (key, protocol)
+        ).fetchone()
+        return row[0] if row else None
+
+    def measurements(self, protocol: str) -> list[str]:
+        """List measurement records of one protocol in the order in which they were made."""
+        rows = self._connection.execute(
+            "SELECT record FROM measurements WHERE protocol = ? ORDER BY measured_at, rowid", (protocol,)
+        )
+        return [record for (record,) in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")

@@ -1,0 +1,1 @@
+"""Which architectures to measure next, and which one to take."""

@@ -1,0 +1,114 @@
+"""Propose candidates: before there are measurements, and from a predictor afterwards.
+
+Both are functions of what has been measured and of a seed, never of how or in what order it was measured: an
+interrupted run proposes again what it had proposed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from secateur.schema import derive_seed
+from secateur.search.heuristics import additive_optimum, nearest_levels, uniform_architectures
+from secateur.space.candidate import Candidate
+from secateur.space.cost import Budget
+from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.search_space import Levels, SearchSpace
+
+Score = Callable[[Int[np.ndarray, "candidates modules"]], Float[np.ndarray, " candidates"]]
+
+# Of the initial candidates: neighbours of the heuristics, the rest is drawn over the whole band.
+NEIGHBOUR_SHARE = 0.3
+GENERATIONS = 16
+OFFSPRING = 192
+SURVIVORS = 48
+# Of a round's batch: what is left is the best predicted among architectures far from all measured ones.
+GREEDY_SHARE = 0.75
+FAR = 0.35
+
+
+def initial_candidates(
+    space: SearchSpace, budget: Budget, errors: Sequence[Mapping[int, float]], count: int, seed: int
+) -> list[Candidate]:
+    """Propose the first candidates: uniform, additive optimum, neighbours of both, and draws over the band."""
+    rng = np.random.default_rng(derive_seed(seed, "initial"))
+    found: dict[Levels, str] = {}
+    for architecture in uniform_architectures(space.shape, budget):
+        levels = repair(space, nearest_levels(space, architecture), budget, rng)
+        if levels is not None:
+            found.setdefault(levels, "uniform")
+    optimum = additive_optimum(space, budget, errors)
+    if optimum is not None:
+        found.setdefault(optimum, "additive")
+    parents = list(found)
+    attempts = 0
+    while parents and len(found) < int(count * NEIGHBOUR_SHARE) and attempts < 50 * count:
+        parent = parents[-1] if rng.random() < 0.7 else parents[rng.integers(len(parents))]
+        child = mutate(space, parent, budget, int(rng.integers(1, 4)), rng)
+        if child is not None:
+            found.setdefault(child, "neighbour")
+        attempts += 1
+    for architecture in sample_architectures(space, budget, count, derive_seed(seed, "sample")):
+        if len(found) >= count:
+            break
+        found.setdefault(space.levels(architecture), "sampled")
+    return [
+        Candidate(architecture=space.architecture(levels), origin=origin, round=0)
+        for levels, origin in list(found.items())[:count]
+    ]
+
+
+def predicted_candidates(
+    space: SearchSpace,
+    budget: Budget,
+    score: Score,
+    measured: Sequence[Levels],
+    count: int,
+    round_number: int,
+    seed: int,
+) -> list[Candidate]:
+    """Propose the candidates of one round by evolutionary search on predictions.
+
+    Args:
+        score: Predicted loss of candidates, lower is better.
+        measured: What has been measured, best first; it is not proposed again.
+
+    Source:
+        Level-switch mutation after EvoPress (arXiv 2410.14649); scores are predictions, so a generation is free.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "propose", round_number))
+    seen: dict[Levels, float] = {}
+
+    def add(candidates: list[Levels]) -> None:
+        new = [levels for levels in dict.fromkeys(candidates) if levels not in seen]
+        if new:
+            seen.update(zip(new, score(np.array(new)).tolist(), strict=True))
+
+    drawn = sample_architectures(space, budget, OFFSPRING, derive_seed(seed, "draw", round_number))
+    add(list(measured[:SURVIVORS]) + [space.levels(architecture) for architecture in drawn])
+    for _ in range(GENERATIONS):
+        parents = sorted(seen, key=lambda levels: (seen[levels], levels))[:SURVIVORS]
+        children = [
+            mutate(space, parents[int(SURVIVORS * rng.random() ** 2) % len(parents)], budget, int(rng.integers(1, 4)), rng)
+            for _ in range(OFFSPRING)
+        ]
+        add([child for child in children if child is not None])
+    already = set(measured)
+    ranked = sorted((levels for levels in seen if levels not in already), key=lambda levels: (seen[levels], levels))
+    chosen = dict.fromkeys(ranked[: int(count * GREEDY_SHARE)], "predicted")
+    known = np.array([*measured, *chosen])
+    for levels in ranked[len(chosen) :]:
+        if len(chosen) >= count:
+            break
+        if (known != np.array(levels)).mean(1).min() >= FAR:
+            chosen[levels] = "explored"
+            known = np.vstack([known, levels])
+    for levels in ranked:
+        if len(chosen) >= count:
+            break
+        chosen.setdefault(levels, "predicted")
+    return [
+        Candidate(architecture=space.architecture(levels), origin=origin, round=round_number)
+        for levels, origin in chosen.items()
+    ]

@@ -1,0 +1,44 @@
+"""An architecture under consideration, and what was observed for it."""
+
+from typing import Literal
+
+from secateur.schema import Record, digest
+from secateur.space.architecture import Architecture
+
+
+class Candidate(Record):
+    """An architecture, where it came from, and the round that proposed it (0 = before any predictor)."""
+
+    architecture: Architecture
+    origin: str
+    round: int
+
+
+class Protocol(Record):
+    """All that makes two measurements comparable."""
+
+    model: str
+    tokens: str
+    num_tokens: int
+    sequence_length: int
+    dtype: str
+    bank: str
+
+    @property
+    def key(self) -> str:
+        return digest(self.model_dump())
+
+
+class Measurement(Record):
+    """What was observed for an architecture under one protocol. A failure is a reason and no metrics.
+
+    `kl` is the mean over tokens of KL(dense || candidate) in nats, `loss` the mean next-token cross-entropy in nats.
+    """
+
+    architecture: Architecture
+    protocol: str
+    status: Literal["measured", "failed"]
+    kl: float | None = None
+    loss: float | None = None
+    reason: str | None = None
+    seconds: float

@@ -1,0 +1,81 @@
+"""Draw architectures inside the budget band."""
+
+import numpy as np
+
+from secateur.space.architecture import Architecture
+from secateur.space.cost import Budget
+from secateur.space.search_space import Levels, SearchSpace
+
+MAX_ATTEMPTS = 1_000
+
+
+def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Generator) -> Levels | None:
+    """Move an architecture into the budget band by random single steps: down while above, then up while one fits.
+
+    Returns:
+        Levels inside the band, or None where random steps got stuck below it.
+    """
+    current = np.array(levels)
+    cost = space.decoder_parameters(tuple(current))
+    while cost > budget.ceiling:
+        module = rng.choice(np.flatnonzero(current > 0))
+        cost -= space.parameters[module][current[module]] - space.parameters[module][current[module] - 1]
+        current[module] -= 1
+    while True:
+        fitting = [
+            (module, step)
+            for module, level in enumerate(current)
+            if level + 1 < len(space.options[module])
+            and cost + (step := space.parameters[module][level + 1] - space.parameters[module][level])
+            <= budget.ceiling
+        ]
+        if not fitting:
+            break
+        module, step = fitting[rng.integers(len(fitting))]
+        current[module] += 1
+        cost += step
+    return tuple(int(level) for level in current) if budget.admits(cost) else None
+
+
+def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: int) -> list[Architecture]:
+    """Draw up to `count` distinct architectures that fill the budget.
+
+    Every draw first picks how unequal its modules are, then each module's kept share around the budget's, so that the
+    sample holds both near-uniform architectures and ones with whole blocks gone.
+    """
+    rng = np.random.default_rng(seed)
+    mean = min(max(budget.ceiling / space.shape.decoder_parameters, 0.02), 0.98)
+    found: dict[str, Architecture] = {}
+    for _ in range(MAX_ATTEMPTS + 20 * count):
+        if len(found) == count:
+            break
+        concentration = np.exp(rng.uniform(np.log(1.5), np.log(60.0)))
+        shares = rng.beta(mean * concentration, (1 - mean) * concentration, size=space.num_modules)
+        drawn = tuple(
+            int(np.abs(np.array(options) / options[-1] - share).argmin())
+            for options, share in zip(space.options, shares, strict=True)
+        )
+        levels = repair(space, drawn, budget, rng)
+        if levels is not None:
+            architecture = space.architecture(levels)
+            found.setdefault(architecture.key, architecture)
+    return list(found.values())
+
+
+def mutate(space: SearchSpace, levels: Levels, budget: Budget, num_switches: int, rng: np.random.Generator) -> Levels | None:
+    """Switch levels (one module up, another down, `num_switches` times) and repair into the band.
+
+    Source: EvoPress (arXiv 2410.14649) keeps the budget by paired level switches; ours allows steps of one or two levels
+    and repairs what modules of different cost leave over.
+    """
+    current = np.array(levels)
+    sizes = np.array([len(options) for options in space.options])
+    for _ in range(num_switches):
+        up, down = np.flatnonzero(current + 1 < sizes), np.flatnonzero(current > 0)
+        if len(up) == 0 or len(down) == 0:
+            break
+        raised = rng.choice(up)
+        lowered = rng.choice(down[down != raised]) if (down != raised).any() else raised
+        current[raised] = min(current[raised] + rng.integers(1, 3), sizes[raised] - 1)
+        current[lowered] = max(current[lowered] - rng.integers(1, 3), 0)
+    return repair(space, tuple(int(level) for level in current), budget, rng)

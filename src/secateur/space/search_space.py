@@ -1,0 +1,137 @@
+"""The set of allowed architectures."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from secateur.errors import BudgetError, ConfigError
+from secateur.model.shape import BlockKind, DenseShape, module_of
+from secateur.space.architecture import Architecture
+from secateur.space.cost import Budget, module_parameters
+
+Levels = tuple[int, ...]
+
+
+def hardware_multiple(width: int) -> int:
+    """Choose the alignment of FFN widths: the largest power of two up to 64 that leaves at least 16 steps.
+
+    Widths that are no multiple of 8 run slower than the dense model, and 64 is what GPU kernels like; on a small model
+    a coarse grid would cost more quality than it gains speed.
+    """
+    multiple = 64
+    while multiple > 1 and width / multiple < 16:
+        multiple //= 2
+    return multiple
+
+
+def level_grid(num_groups: int, num_levels: int, multiple: int) -> list[int]:
+    """Spread widths evenly over [0, num_groups], aligned to `multiple`; 0 and the dense width are always among them."""
+    inner = (round(num_groups * step / (num_levels - 1) / multiple) * multiple for step in range(num_levels))
+    return sorted({0, num_groups} | {width for width in inner if width < num_groups})
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Allowed widths per module, ascending, in module order.
+
+    `parameters[m][i]` is what module `m` costs at `options[m][i]`.
+    """
+
+    shape: DenseShape
+    options: tuple[tuple[int, ...], ...]
+    parameters: tuple[tuple[int, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        costs = tuple(
+            tuple(module_parameters(self.shape, module_of(index)[1], width) for width in widths)
+            for index, widths in enumerate(self.options)
+        )
+        object.__setattr__(self, "parameters", costs)
+
+    @property
+    def num_modules(self) -> int:
+        return len(self.options)
+
+    def architecture(self, levels: Levels) -> Architecture:
+        return Architecture.from_widths(
+            tuple(options[level] for options, level in zip(self.options, levels, strict=True))
+        )
+
+    def levels(self, architecture: Architecture) -> Levels:
+        """Give the index of each width among its module's options.
+
+        Raises:
+            ValueError: A width is not among them.
+        """
+        return tuple(
+            options.index(width) for options, width in zip(self.options, architecture.widths, strict=True)
+        )
+
+    def decoder_parameters(self, levels: Levels) -> int:
+        return sum(costs[level] for costs, level in zip(self.parameters, levels, strict=True))
+
+    def nearest_keep(self, budget: Budget) -> float:
+        """Give the share of decoder parameters, among those the space can reach, that is nearest to the budget."""
+        reachable = np.array([0], dtype=np.int64)
+        for costs in self.parameters:
+            reachable = np.unique((reachable[:, None] + np.array(costs)[None, :]).ravel())
+            # Thinning keeps the set small where widths combine to millions of sums; the extremes always stay.
+            if len(reachable) > 20_000:
+                reachable = reachable[np.unique(np.linspace(0, len(reachable) - 1, 20_000).astype(int))]
+        reachable = reachable[reachable > 0]
+        inside = reachable[(reachable >= budget.floor) & (reachable <= budget.ceiling)]
+        nearest = inside.max() if len(inside) else reachable[np.abs(reachable - budget.ceiling).argmin()]
+        return float(nearest / self.shape.decoder_parameters)
+
+    def check(self, budget: Budget) -> None:
+        """Refuse a budget that the space cannot meet.
+
+        Raises:
+            BudgetError: No architecture of the space is inside the budget band; names the nearest share that is.
+        """
+        dense = self.shape.decoder_parameters
+        nearest = self.nearest_keep(budget)
+        if not budget.floor / dense <= nearest <= budget.ceiling / dense:
+            raise BudgetError(
+                f"no architecture of the search space keeps between {budget.floor / dense:.4f} and "
+                f"{budget.ceiling / dense:.4f} of the decoder parameters; the nearest budget that can be met is "
+                f"--keep {np.ceil(nearest * 1e4) / 1e4:.4f}, or widen the space (space.ffn_levels, space.protect_first, "
+                "space.protect_last) or the band (budget.band)"
+            )
+
+
+def define_space(
+    shape: DenseShape,
+    ffn_levels: int,
+    kv_levels: int,
+    ffn_multiple: int | None = None,
+    protect_first: int = 0,
+    protect_last: int = 0,
+) -> SearchSpace:
+    """Define which widths each module may take.
+
+    Args:
+        ffn_multiple: Alignment of FFN widths; `None` chooses by `hardware_multiple`.
+        protect_first: Number of layers at the start that stay dense.
+        protect_last: Number of layers at the end that stay dense.
+
+    Raises:
+        ConfigError: All layers are protected.
+    """
+    if protect_first + protect_last >= shape.num_layers:
+        raise ConfigError(
+            f"space.protect_first + space.protect_last must be below the number of layers {shape.num_layers}, "
+            f"got {protect_first} + {protect_last}"
+        )
+    ffn = level_grid(shape.ffn_width, ffn_levels, ffn_multiple or hardware_multiple(shape.ffn_width))
+    heads = level_grid(shape.num_kv_heads, kv_levels, 1)
+    if shape.mixed_attention:
+        # Cache layers are typed by position where layers differ in their attention window, so none may lose its cache.
+        heads = [width for width in heads if width > 0]
+    options = []
+    for index in range(shape.num_modules):
+        layer, kind = module_of(index)
+        protected = layer < protect_first or layer >= shape.num_layers - protect_last
+        grid = heads if kind is BlockKind.ATTENTION else ffn
+        options.append((grid[-1],) if protected else tuple(grid))
+    return SearchSpace(shape=shape, options=tuple(options))

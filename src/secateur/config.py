@@ -10,6 +10,8 @@ from pydantic import Field, ValidationError
 from secateur.errors import ConfigError, suggestion
 from secateur.schema import Record
 
+SOURCE_FIELDS = ("sources", "calibration", "selection", "evaluation")
+
 
 class ModelConfig(Record):
     """Which model, and how it is computed with."""
@@ -26,7 +28,7 @@ class ModelConfig(Record):
 class DataConfig(Record):
     """Which text, for which role."""
 
-    sources: tuple[str, ...] = Field(("demo",), description="split by document hash into the sets not named below")
+    sources: tuple[str, ...] = Field((), description="split by document hash into the sets not named below")
     calibration: tuple[str, ...] = Field((), description="own sources of the calibration set")
     selection: tuple[str, ...] = Field((), description="own sources of the selection set")
     evaluation: tuple[str, ...] = Field((), description="own sources of the evaluation set")
@@ -128,6 +130,29 @@ def build_config(layers: Sequence[Mapping[str, Any]]) -> RunConfig:
         raise ConfigError(f"{where}={first['input']!r} is not allowed: {first['msg']}") from error
 
 
+def resolve(config: RunConfig) -> RunConfig:
+    """Make a configuration independent of the current directory, and give the demo model its text.
+
+    Raises:
+        ConfigError: A set has no text to come from.
+    """
+    data = config.data
+    if not data.sources and config.model.name == "demo":
+        data = data.model_copy(update={"sources": ("demo",)})
+    if not data.sources and not (data.calibration and data.selection and data.evaluation):
+        raise ConfigError(
+            "no text was given; add --data PATH, or name data.calibration, data.selection and data.evaluation by --set"
+        )
+    data = data.model_copy(update={name: tuple(map(_absolute, getattr(data, name))) for name in SOURCE_FIELDS})
+    model = config.model.model_copy(update={"name": _absolute(config.model.name)})
+    return config.model_copy(update={"data": data, "model": model})
+
+
+def _absolute(name: str) -> str:
+    """Make the name of an existing file or folder absolute; hub ids and `demo` stay."""
+    return str(Path(name).resolve()) if name != "demo" and Path(name).exists() else name
+
+
 def parse_assignment(text: str) -> dict[str, Any]:
     """Turn `section.field=value` into a nested mapping; the value is read as YAML.
 
@@ -171,6 +196,18 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def without_folders(config: RunConfig) -> RunConfig:
+    """Shorten local paths to their last part: what is published must not tell how somebody's disk is laid out."""
+    data = config.data
+    names = {name: tuple(map(_last_part, getattr(data, name))) for name in SOURCE_FIELDS}
+    model = config.model.model_copy(update={"name": _last_part(config.model.name)})
+    return config.model_copy(update={"data": data.model_copy(update=names), "model": model})
+
+
+def _last_part(name: str) -> str:
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def differing_fields(one: RunConfig, other: RunConfig) -> list[str]:
     """Name the fields in which two configurations differ, as `section.field: a != b`."""
     left, right = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
@@ -193,7 +230,7 @@ def _check_keys(merged: Mapping[str, Any]) -> None:
 
 
 def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for section, value in nested.items():
         if isinstance(value, Mapping):
             flat |= {f"{section}.{name}": inner for name, inner in value.items()}

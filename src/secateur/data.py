@@ -74,8 +74,8 @@ class TokenSet:
 def read_documents(source: str, text_field: str = "text") -> list[str]:
     """Read the documents of one source.
 
-    A `.txt` file is cut at `<|endoftext|>` where it has any, else at blank lines, else at line ends; a `.jsonl` file has
-    one document per line; `demo` is generated; anything else is the id of a data set on the hub.
+    A `.txt` file is cut at `<|endoftext|>` where it has any, else at blank lines, else at line ends; a `.jsonl` file
+    has one document per line; `demo` is generated; anything else is the id of a data set on the hub.
 
     Raises:
         DataError: The source is missing, is not UTF-8, or has no text in it.
@@ -125,7 +125,7 @@ def build_token_sets(
         if windows < MIN_WINDOWS:
             raise DataError(
                 f"the {role} set has {len(stream)} tokens, at least {MIN_WINDOWS * sequence_length} are needed "
-                f"({MIN_WINDOWS} windows of {sequence_length}); give more text with --data or lower data.sequence_length"
+                f"({MIN_WINDOWS} windows of {sequence_length}); give more text or lower data.sequence_length"
             )
         tokens = torch.tensor(stream[: windows * sequence_length]).view(windows, sequence_length)
         sets[role] = TokenSet(role, tokens)
@@ -154,9 +154,7 @@ def assign_documents(
     return assigned
 
 
-def perplexity_windows(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int
-) -> TokenSet:
+def perplexity_windows(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TokenSet:
     """Cut text the way published perplexities do: `ppl-128` with a length of 128, `ppl-2048` with 2048.
 
     Documents are joined by a blank line and tokenised once (one BOS at the very start, if the tokenizer has one), cut

@@ -12,51 +12,32 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedModel
 
-from secateur.config import RunConfig, build_config, differing_fields, read_yaml, to_yaml
-from secateur.data import Role, TokenSet, assign_documents, build_token_sets
-from secateur.demo import decoder_path
-from secateur.errors import InputError, RunFolderError
+from secateur.config import RunConfig, build_config, differing_fields, read_yaml, to_yaml, without_folders
+from secateur.data import Role
+from secateur.errors import RunFolderError
 from secateur.evaluation.divergence import DenseReference, WindowScores
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.stitched import StitchedModel, measure, score_model
 from secateur.export.checkpoint import express, round_weights, save_checkpoint
 from secateur.export.verify import verify_export
-from secateur.model.loading import DenseModel, load_dense
-from secateur.model.walk import DecoderWalk
-from secateur.predictor.quality import cross_validate
-from secateur.predictor.trees import fit_trees
+from secateur.inputs import Inputs, load_inputs
 from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
 from secateur.pruning.calibration import calibrate
 from secateur.pruning.sequence import reconstruct_in_sequence
 from secateur.pruning.surgery import prune
 from secateur.report.card import model_card
-from secateur.report.record import Choice, ExportRecord, ModelRow, Report, RoundRecord
+from secateur.report.record import Choice, ExportRecord, ModelRow, Report
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, StageClock, silent, stage_clock
 from secateur.runs.store import RunStore
 from secateur.schema import derive_seed, digest
 from secateur.search.heuristics import uniform_architectures
-from secateur.search.propose import initial_candidates, predicted_candidates
+from secateur.search.rounds import Found, search_rounds
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
-from secateur.space.cost import Budget, cost_of
-from secateur.space.encoding import feature_table
-from secateur.space.search_space import SearchSpace, define_space
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run starts from, loaded and checked; nothing has been written yet."""
-
-    dense: DenseModel
-    walk: DecoderWalk
-    sets: dict[Role, TokenSet]
-    space: SearchSpace
-    budget: Budget
-    fingerprints: dict[str, str]
+from secateur.space.cost import cost_of
 
 
 @dataclass(frozen=True)
@@ -87,17 +68,17 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> 
         return Report.model_validate_json(folder.report.read_text())
     with stage_clock("load", listener) as clock:
         inputs = load_inputs(config)
-        clock.note = describe(inputs)
+        clock.note = inputs.summary
     root.mkdir(parents=True, exist_ok=True)
     with folder.held(), RunStore(folder.database) as store:
         run = Run(config, inputs, folder, store, listener)
         remember_inputs(run, clock)
         bank, uniform_bank = calibrate_stage(run)
-        rounds = search_stage(run, bank)
-        pruned, choice = prune_stage(run, bank)
+        found = search_stage(run, bank)
+        pruned, choice = prune_stage(run, bank, found)
         rows = evaluate_stage(run, pruned, choice, uniform_bank)
         export = export_stage(run, pruned, choice, rows)
-        return report_stage(run, rows, rounds, choice, export)
+        return report_stage(run, rows, found, choice, export)
 
 
 def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
@@ -108,7 +89,9 @@ def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
     """
     folder = RunFolder(root)
     if not folder.holds_a_run:
-        raise RunFolderError(f"{root} holds no run (no config.yaml); start one with `secateur prune MODEL --out {root}`")
+        raise RunFolderError(
+            f"{root} holds no run (no config.yaml); start one with `secateur prune MODEL --out {root}`"
+        )
     return run_pipeline(build_config([read_yaml(folder.config)]), root, listener)
 
 
@@ -125,58 +108,6 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
             )
     elif folder.root.is_dir() and any(path.name != ".lock" for path in folder.root.iterdir()):
         raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
-
-
-def load_inputs(config: RunConfig) -> Inputs:
-    """Load model and text, define the space, and refuse what cannot work before anything is written."""
-    name = str(decoder_path()) if config.model.name == "demo" else config.model.name
-    budget_shares = config.budget
-    if not 0 < budget_shares.keep <= 1:
-        # Before the model is loaded: a slip of the pen should not cost minutes.
-        raise InputError(f"--keep must be a share in (0, 1], got {budget_shares.keep}; 0.8 keeps 80 %")
-    documents = assign_documents(
-        list(config.data.sources),
-        {
-            Role.CALIBRATION: list(config.data.calibration),
-            Role.SELECTION: list(config.data.selection),
-            Role.EVALUATION: list(config.data.evaluation),
-        },
-        config.data.text_field,
-    )
-    model = config.model
-    dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
-    sets = build_token_sets(
-        documents,
-        dense.tokenizer,
-        config.data.sequence_length,
-        {
-            Role.CALIBRATION: config.data.calibration_tokens,
-            Role.SELECTION: config.data.selection_tokens,
-            Role.EVALUATION: config.data.evaluation_tokens,
-        },
-    )
-    limits = config.space
-    space = define_space(
-        dense.shape,
-        limits.ffn_levels,
-        limits.kv_levels,
-        limits.ffn_multiple,
-        limits.protect_first,
-        limits.protect_last,
-    )
-    budget = Budget.from_keep(dense.shape, budget_shares.keep, budget_shares.band)
-    space.check(budget)
-    fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
-    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints)
-
-
-def describe(inputs: Inputs) -> str:
-    shape = inputs.dense.shape
-    tokens = ", ".join(f"{role} {token_set.num_tokens:,}" for role, token_set in inputs.sets.items())
-    return (
-        f"{inputs.dense.family.model_type}, {shape.num_layers} layers, {shape.decoder_parameters:,} decoder parameters; "
-        f"tokens: {tokens}"
-    )
 
 
 def remember_inputs(run: Run, clock: StageClock) -> None:
@@ -204,7 +135,7 @@ def calibrate_stage(run: Run) -> tuple[WeightBank, WeightBank | None]:
             clock.reused = True
             bank = load_bank(dense, run.folder.bank)
             return bank, load_bank(dense, run.folder.uniform_bank) if uniform else None
-    batches = math.ceil(len(tokens.tokens) / max(1, config.evaluation.batch_tokens // tokens.sequence_length))
+    batches = math.ceil(len(tokens.tokens) / batch_windows(run))
     modules = dense.shape.num_modules
     with stage_clock("calibrate", run.listener, batches + modules * (2 if uniform else 1)) as clock:
         seed = derive_seed(config.seed, "calibrate")
@@ -231,6 +162,11 @@ def uniform_baselines(run: Run) -> list[Architecture]:
     return uniform_architectures(run.inputs.dense.shape, run.inputs.budget) if run.config.baselines.uniform else []
 
 
+def batch_windows(run: Run) -> int:
+    """Windows per forward pass."""
+    return max(1, run.config.evaluation.batch_tokens // run.config.data.sequence_length)
+
+
 def selection_protocol(run: Run) -> Protocol:
     """What makes the measurements of this run comparable, and those of another configuration not."""
     config, tokens = run.config, run.inputs.sets[Role.SELECTION]
@@ -242,63 +178,46 @@ def selection_protocol(run: Run) -> Protocol:
         sequence_length=tokens.sequence_length,
         dtype=str(run.inputs.dense.model.dtype),
         bank=digest(
-            [run.inputs.fingerprints["calibration"], pruning.importance, pruning.reconstruction == "none", pruning.ridge]
+            [
+                run.inputs.fingerprints["calibration"],
+                pruning.importance,
+                pruning.reconstruction == "none",
+                pruning.ridge,
+            ]
         ),
     )
 
 
-def search_stage(run: Run, bank: WeightBank) -> tuple[RoundRecord, ...]:
-    """Measure a first set, then let the predictor, refitted each round, say what to measure next."""
-    search, inputs, seed = run.config.search, run.inputs, run.config.seed
-    space, budget = inputs.space, inputs.budget
+def search_stage(run: Run, bank: WeightBank) -> Found:
+    """Measure, fit, propose, round after round; every measurement is stored before the next begins."""
+    search, inputs = run.config.search, run.inputs
     protocol = selection_protocol(run)
-    table = feature_table(space, [bank.errors(module) for module in range(space.num_modules)])
-    batch_windows = max(1, run.config.evaluation.batch_tokens // run.config.data.sequence_length)
-    rounds: list[RoundRecord] = []
     with stage_clock("search", run.listener, search.measurements) as clock:
-        reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), batch_windows)
+        reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), batch_windows(run))
         stitched = StitchedModel(inputs.walk, bank, reference, run.config.evaluation.cache_bytes)
-        errors = [bank.errors(module) for module in range(space.num_modules)]
-        num_initial = max(25, round(search.measurements * search.initial_share))
-        measured: list[Measurement] = []
-        batch = initial_candidates(space, budget, errors, min(num_initial, search.measurements), seed)
-        measured += measure_batch(run, stitched, protocol, batch, clock)
-        for number in range(1, search.rounds + 1):
-            ranked = sorted(successes(measured), key=lambda m: (m.kl, m.architecture.key))
-            levels = np.array([space.levels(m.architecture) for m in ranked])
-            kl = np.array([m.kl for m in ranked])
-            features = table.features(levels)
-            parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in levels.tolist()])
-            fit_seed = derive_seed(seed, "fit", number)
-            quality = cross_validate(features, kl, parameters, table.monotone, fit_seed)
-            predictor = fit_trees(features, kl, table.monotone, fit_seed)
-            left = search.measurements - len(measured)
-            batch = predicted_candidates(
-                space,
-                budget,
-                lambda rows, fitted=predictor: fitted.predict(table.features(rows)),
-                [tuple(row) for row in levels.tolist()],
-                math.ceil(left / (search.rounds - number + 1)),
-                number,
-                seed,
-            )
-            measured += measure_batch(run, stitched, protocol, batch, clock)
-            best = min(m.kl for m in successes(measured) if m.kl is not None)
-            rounds.append(RoundRecord(round=number, quality=quality, best_kl=best))
-            run.store.end_stage(f"round {number}", clock.seconds, rounds[-1].model_dump(mode="json"))
-        clock.note = f"best KL {rounds[-1].best_kl:.4f}, predictor tau {rounds[-1].quality.kendall_tau:.2f}"
+        found = search_rounds(
+            inputs.space,
+            inputs.budget,
+            [bank.errors(module) for module in range(inputs.space.num_modules)],
+            lambda batch: measure_batch(run, stitched, protocol, batch, clock),
+            search.measurements,
+            search.rounds,
+            search.initial_share,
+            run.config.seed,
+            lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),
+        )
+        last = found.rounds[-1]
+        clock.note = f"best KL {last.best_kl:.4f}, predictor tau {last.quality.kendall_tau:.2f}"
     if run.store.stage("search") is None:
-        run.store.end_stage("search", sum(m.seconds for m in measured))
-    return tuple(rounds)
+        run.store.end_stage("search", clock.seconds)
+    return found
 
 
 def measure_batch(
     run: Run, stitched: StitchedModel, protocol: Protocol, batch: list[Candidate], clock: StageClock
 ) -> list[Measurement]:
     """Measure what the database does not hold yet; every measurement is stored before the next begins."""
-    run.store.add_candidates(
-        batch[0].round if batch else 0, [(c.architecture.key, c.model_dump_json()) for c in batch]
-    )
+    run.store.add_candidates(batch[0].round if batch else 0, [(c.architecture.key, c.model_dump_json()) for c in batch])
     measured = []
     # Neighbours in this order share their first layers, which are then computed once.
     for candidate in sorted(batch, key=lambda c: c.architecture.widths):
@@ -314,17 +233,11 @@ def measure_batch(
     return measured
 
 
-def successes(measured: list[Measurement]) -> list[Measurement]:
-    return [measurement for measurement in measured if measurement.status == "measured"]
-
-
-def prune_stage(run: Run, bank: WeightBank) -> tuple[PreTrainedModel, Choice]:
+def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedModel, Choice]:
     """Cut the best measured architecture out of the model; keep the sequential reconstruction if selection agrees."""
     config, inputs = run.config, run.inputs
     sequential = config.pruning.reconstruction == "sequential"
-    protocol = selection_protocol(run)
-    stored = [Measurement.model_validate_json(record) for record in run.store.measurements(protocol.key)]
-    best = min(successes(stored), key=lambda m: (m.kl, m.architecture.key))
+    best = found.best
     origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
     batch_tokens = config.evaluation.batch_tokens
     with stage_clock("prune", run.listener, inputs.dense.shape.num_modules if sequential else None) as clock:
@@ -342,8 +255,7 @@ def prune_stage(run: Run, bank: WeightBank) -> tuple[PreTrainedModel, Choice]:
                 config.pruning.sequential_ridge,
                 clock.advance,
             )
-            batch_windows = max(1, batch_tokens // config.data.sequence_length)
-            reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], batch_windows)
+            reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], batch_windows(run))
             after = float(score_model(candidate, inputs.dense.family, inputs.walk, reference).kl.mean())
             kept = best.kl is not None and after < best.kl
             pruned = candidate if kept else pruned
@@ -376,9 +288,7 @@ def evaluate_stage(
     spent = {row.name: row.seconds for row in run.store.stages()}
     rows: list[ModelRow] = []
     with stage_clock("evaluate", run.listener, len(uniform) + 2) as clock:
-        reference = DenseReference(
-            inputs.walk, tokens, max(1, config.evaluation.batch_tokens // config.data.sequence_length)
-        )
+        reference = DenseReference(inputs.walk, tokens, batch_windows(run))
 
         def add_row(name: str, architecture: Architecture, scores: WindowScores, seconds: float) -> None:
             cost = cost_of(dense.shape, architecture)
@@ -402,7 +312,10 @@ def evaluate_stage(
             clock.advance(f"{name} perplexity {rows[-1].perplexity.value:.3f}")
 
         add_row(
-            "dense", Architecture.dense(dense.shape), score_model(dense.model, dense.family, inputs.walk, reference), 0.0
+            "dense",
+            Architecture.dense(dense.shape),
+            score_model(dense.model, dense.family, inputs.walk, reference),
+            0.0,
         )
         for name, architecture in uniform.items():
             assert uniform_bank is not None, "baselines have a bank"
@@ -422,12 +335,13 @@ def export_stage(run: Run, pruned: PreTrainedModel, choice: Choice, rows: tuple[
     with stage_clock("export", run.listener) as clock:
         with written_whole(run.folder.exported) as folder:
             save_checkpoint(dense, pruned, form, dtype, folder)
-            card = model_card(run.config.model.name, form, rows, choice, dtype, to_yaml(run.config))
+            public = without_folders(run.config)
+            card = model_card(public.model.name, form, rows, choice, dtype, to_yaml(public))
             (folder / "README.md").write_text(card)
             seen = verify_export(folder, form, pruned, probe, rows[-1].cost.total_parameters)
         clock.note = f"{seen.class_name}, loads in a fresh process, logits within {seen.max_logit_difference:.0e}"
     record = ExportRecord(
-        folder=str(run.folder.exported),
+        folder=run.folder.exported.name,
         dtype=dtype,
         class_name=seen.class_name,
         remote_code=form.remote_code,
@@ -440,9 +354,7 @@ def export_stage(run: Run, pruned: PreTrainedModel, choice: Choice, rows: tuple[
     return record
 
 
-def report_stage(
-    run: Run, rows: tuple[ModelRow, ...], rounds: tuple[RoundRecord, ...], choice: Choice, export: ExportRecord
-) -> Report:
+def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Choice, export: ExportRecord) -> Report:
     """Put everything into `report.json`; its presence marks a finished run, so it is written last."""
     log = {row.name: math.log(row.perplexity.value) for row in rows}
     excess = log["secateur"] - log["dense"]
@@ -451,21 +363,19 @@ def report_stage(
     report = Report(
         secateur=version("secateur"),
         versions={"python": platform.python_version()} | {name: version(name) for name in libraries},
-        model=run.config.model.name,
+        model=without_folders(run.config).model.name,
         seed=run.config.seed,
         keep=run.config.budget.keep,
         fingerprints=run.inputs.fingerprints,
         num_tokens={str(role): token_set.num_tokens for role, token_set in run.inputs.sets.items()},
-        num_measurements=len(run.store.measurements(selection_protocol(run).key)),
+        num_measurements=len(found.measurements),
         rows=rows,
         excess_log_perplexity_left={name: excess / max(log[name] - log["dense"], 1e-9) for name in baselines},
         choice=choice,
-        rounds=rounds,
+        rounds=found.rounds,
         stages={row.name: row.seconds for row in run.store.stages()},
         export=export,
     )
     with written_whole(run.folder.report) as path:
         path.write_text(report.model_dump_json(indent=2) + "\n")
     return report
-
-

@@ -10,16 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.data import Role, TokenSet
-from secateur.schema import Record
+from secateur.data import Role, TokenSet, perplexity_windows, read_documents
+from secateur.demo import decoder_path
+from secateur.errors import DataError
+from secateur.model.loading import load_causal_model
+from secateur.schema import Record, derive_seed
 
 
 class Perplexity(Record):
     """exp of the mean next-token loss over all windows, with a bootstrap interval over windows.
 
     `protocol` names how text became windows: `ppl-128` is published perplexities' way (see `perplexity_windows`),
-    `packed-256` a run's own (documents packed one after the other, each with its BOS). Figures of different protocols must
-    never stand side by side.
+    `packed-256` a run's own (documents packed one after the other, each with its BOS). Figures of different protocols
+    must never stand side by side.
     """
 
     protocol: str
@@ -29,6 +32,36 @@ class Perplexity(Record):
     confidence: float
     num_windows: int
     num_tokens: int
+
+
+def evaluate_perplexity(
+    model_name: str,
+    sources: list[str],
+    sequence_length: int,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int = 4_096,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> Perplexity:
+    """Give the perplexity of any causal model under the protocol `ppl-<sequence_length>`; see `perplexity_windows`.
+
+    Args:
+        model_name: Local folder, hub id, or `demo`.
+        sources: As `read_documents` takes them; may be empty for the demo model.
+
+    Raises:
+        ModelError, DataError: The model or the text cannot be used.
+    """
+    if model_name == "demo":
+        model_name, sources = str(decoder_path()), sources or ["demo"]
+    if not sources:
+        raise DataError("no text was given; add --data PATH")
+    documents = [document for source in sources for document in read_documents(source)]
+    model, tokenizer, _ = load_causal_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
+    windows = perplexity_windows(documents, tokenizer, sequence_length)
+    losses = window_losses(model, windows, batch_tokens)
+    return perplexity(losses, f"ppl-{sequence_length}", sequence_length, derive_seed(seed, "bootstrap"))
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ MODELING_SOURCE = Path(__file__).with_name("modeling_secateur.py")
 
 @dataclass(frozen=True)
 class ExportedForm:
-    """How an architecture is expressed: `files` go beside the weights, `remote_code` says if loading runs one of them."""
+    """How an architecture is expressed. `files` go beside the weights; `remote_code` says if loading runs one."""
 
     config: dict[str, Any]
     files: dict[str, str]
@@ -68,7 +68,7 @@ def save_checkpoint(dense: DenseModel, pruned: PreTrainedModel, form: ExportedFo
 
 
 def round_weights(model: PreTrainedModel, dtype: str) -> None:
-    """Round a model's weights in place to what an export in `dtype` can hold, so that what is evaluated is what ships."""
+    """Round a model's weights in place to what an export in `dtype` holds, so that what is evaluated is what ships."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(DTYPES[dtype]).to(parameter.dtype)
 
@@ -76,9 +76,11 @@ def round_weights(model: PreTrainedModel, dtype: str) -> None:
 def modeling_file(family: Family) -> str:
     """Write the modelling file for a family: the Llama one with the family's names."""
     text = MODELING_SOURCE.read_text()
-    return text.replace("models.llama.modeling_llama", f"models.{family.model_type}.modeling_{family.model_type}").replace(
-        "secateur_llama", f"secateur_{family.model_type}"
-    ).replace("Llama", family.class_prefix)
+    return (
+        text.replace("models.llama.modeling_llama", f"models.{family.model_type}.modeling_{family.model_type}")
+        .replace("secateur_llama", f"secateur_{family.model_type}")
+        .replace("Llama", family.class_prefix)
+    )
 
 
 def _renumbered_state(dense: DenseModel, pruned: PreTrainedModel) -> dict[str, Tensor]:

@@ -24,7 +24,12 @@ def main(folder: str, probe_path: str, remote_code: bool) -> None:
     with torch.no_grad():
         logits = model(input_ids=probe["tokens"], use_cache=False).logits
         prompt = probe["tokens"][:1, :8]
-        settings = {"max_new_tokens": NUM_NEW_TOKENS, "min_new_tokens": NUM_NEW_TOKENS, "do_sample": False, "pad_token_id": 0}
+        settings = {
+            "max_new_tokens": NUM_NEW_TOKENS,
+            "min_new_tokens": NUM_NEW_TOKENS,
+            "do_sample": False,
+            "pad_token_id": 0,
+        }
         attention_mask = torch.ones_like(prompt)
         cached = model.generate(prompt, attention_mask=attention_mask, use_cache=True, **settings)
         uncached = model.generate(prompt, attention_mask=attention_mask, use_cache=False, **settings)

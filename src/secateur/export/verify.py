@@ -56,7 +56,14 @@ def verify_export(
         probe_path = Path(scratch) / "probe.safetensors"
         save_file({"tokens": probe.contiguous().cpu(), "logits": logits.contiguous()}, probe_path)
         completed = subprocess.run(
-            [sys.executable, "-I", str(CHECK), str(folder), str(probe_path), "remote-code" if form.remote_code else "plain"],
+            [
+                sys.executable,
+                "-I",
+                str(CHECK),
+                str(folder),
+                str(probe_path),
+                "remote-code" if form.remote_code else "plain",
+            ],
             capture_output=True,
             text=True,
             check=False,

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -73,7 +74,7 @@ def load_causal_model(
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         stored = str(config.dtype or torch.float32).removeprefix("torch.")
         chosen = dtype if dtype != "auto" else ("float32" if target.type == "cpu" else stored)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
             name,
             dtype=DTYPES[chosen],
             revision=revision,
@@ -84,17 +85,19 @@ def load_causal_model(
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds for a bad checkpoint
         reason = " ".join(str(error).split())
         raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}") from error
+    model, loading = loaded
     absent = sorted(loading["missing_keys"])
     if absent:
         raise ModelError(
             f"model {name!r} lacks {len(absent)} tensors that its config asks for, {absent[0]!r} the first; "
             "the checkpoint is incomplete: copy or download it again"
         )
-    return model.to(target).eval(), tokenizer, stored
+    model.to(target)  # type: ignore[arg-type]
+    return model.eval(), tokenizer, stored
 
 
-def read_model_type(name: str, revision: str | None = None) -> str:
-    """Read a model's family without loading it, so that an unknown one is refused before any weight is read.
+def read_model_type(name: str) -> str:
+    """Read the family of a local model without loading it; empty for a hub id.
 
     Raises:
         ModelError: There is a folder of that name, but its config.json cannot be read.
@@ -118,9 +121,6 @@ def load_dense(
     Raises:
         ModelError: As `load_causal_model`, or the family is unknown.
     """
-    model_type = read_model_type(name, revision)
-    if model_type:
-        find_family(model_type)
     model, tokenizer, stored = load_causal_model(name, device, dtype, revision, trust_remote_code)
     family = find_family(model.config.model_type)
     model.requires_grad_(False)

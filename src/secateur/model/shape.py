@@ -93,11 +93,12 @@ def group_tensors(layer: nn.Module, family: Family, kind: BlockKind) -> dict[str
     Axis 0 is cut for the projections into the groups (and their bias with it), axis 1 for the one out of them.
     """
     if kind is BlockKind.ATTENTION:
-        names, output = (family.attention.query, family.attention.key, family.attention.value), family.attention.output
-        module = getattr(layer, family.attention.module)
+        attention = family.attention
+        names: tuple[str, ...] = (attention.query, attention.key, attention.value)
+        module, output = getattr(layer, attention.module), attention.output
     else:
-        names, output = family.mlp.inputs, family.mlp.output
-        module = getattr(layer, family.mlp.module)
+        names = family.mlp.inputs
+        module, output = getattr(layer, family.mlp.module), family.mlp.output
     return {name: (getattr(module, name), 0) for name in names} | {output: (getattr(module, output), 1)}
 
 

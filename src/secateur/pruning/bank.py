@@ -109,7 +109,9 @@ def build_bank(
             ridge,
         )
         size = weight.shape[1] // num_groups
-        fits = {width: (refitter.refit if refit else refitter.cut)(width * size) for width in sorted(set(module_widths))}
+        fits = {
+            width: (refitter.refit if refit else refitter.cut)(width * size) for width in sorted(set(module_widths))
+        }
         outputs = {width: fit.weight for width, fit in fits.items() if width}
         if num_groups in outputs:
             outputs[num_groups] = weight[:, columns].contiguous()  # the dense weight itself, free of rounding
@@ -185,4 +187,3 @@ def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, " groups"
         if projection.bias is not None:
             permuted[f"{name}.bias"] = projection.bias.detach()[rows]
     return permuted
-

@@ -124,7 +124,7 @@ def _gradient(weight: Tensor) -> Tensor:
 def _sample_labels(
     logits: Float[Tensor, "windows length vocabulary"], generator: torch.Generator
 ) -> Int[Tensor, "windows length"]:
-    # Sampled on the CPU's generator by inverting the distribution function, so that a seed draws the same on any device.
+    # Drawn on the CPU's generator by inverting the distribution function, so that a seed gives the same on any device.
     uniform = torch.rand(*logits.shape[:2], 1, generator=generator).to(logits.device)
     cumulative = logits.softmax(-1).cumsum(-1)
     return torch.searchsorted(cumulative, uniform * cumulative[..., -1:]).squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -1,6 +1,7 @@
 """Sequential reconstruction: the chosen model's output projections, solved again on its own activations."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ def reconstruct_in_sequence(
         if width:
             tensors = group_tensors(decoder_layers(pruned, dense.family)[layer], dense.family, kind)
             output = next(projection for projection, axis in tensors.values() if axis == 1)
-            inputs = _inputs_of(output, lambda hidden, at=(layer, kind): pruned_walk.block(*at, hidden), pruned_stream)
+            inputs = _inputs_of(output, partial(pruned_walk.block, layer, kind), pruned_stream)
             residuals = [after - before for after, before in zip(dense_stream, pruned_stream, strict=True)]
             output.weight = nn.Parameter(_solve(output, inputs, residuals, ridge), requires_grad=False)
             pruned_stream = [

@@ -30,8 +30,8 @@ class AbsentMlp(nn.Module):
 def prune(dense: DenseModel, bank: WeightBank, architecture: Architecture) -> PreTrainedModel:
     """Make the pruned model: same logits as the slices of the bank that were measured, smaller tensors.
 
-    The dense model is left as it was. A block that is gone takes its norm with it; whole layers stay in place, empty, so
-    that positions keep their meaning.
+    The dense model is left as it was. A block that is gone takes its norm with it; whole layers stay in place, empty,
+    so that positions keep their meaning.
     """
     model = _copy_without_group_weights(dense)
     layers = decoder_layers(model, dense.family)
@@ -54,7 +54,9 @@ def _copy_without_group_weights(dense: DenseModel) -> PreTrainedModel:
     spared: dict[int, Any] = {}
     for index in range(dense.shape.num_modules):
         layer, kind = module_of(index)
-        for projection, _ in group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind).values():
+        for projection, _ in group_tensors(
+            decoder_layers(dense.model, dense.family)[layer], dense.family, kind
+        ).values():
             spared[id(projection.weight)] = projection.weight
     return copy.deepcopy(dense.model, memo=spared)
 

@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from secateur.evaluation.perplexity import Perplexity
-from secateur.predictor.quality import PredictorQuality
 from secateur.schema import Record
+from secateur.search.rounds import RoundRecord
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Cost
 
@@ -21,19 +21,13 @@ class ModelRow(Record):
     seconds: float = Field(description="wall time spent to get this row")
 
 
-class RoundRecord(Record):
-    """One fit of the predictor and what its proposals gave."""
-
-    round: int = Field(description="1 for the first fit")
-    quality: PredictorQuality = Field(description="cross-validated at the budget before the round's measurements")
-    best_kl: float = Field(description="lowest KL on the selection set after the round, nats per token")
-
-
 class Choice(Record):
     """The chosen architecture on the selection set."""
 
     architecture: Architecture
-    origin: str = Field(description="which proposal it came from: uniform, additive, neighbour, sampled, predicted, explored")
+    origin: str = Field(
+        description="which proposal it came from: uniform, additive, neighbour, sampled, predicted, explored"
+    )
     kl: float = Field(description="as measured by slices of the bank, nats per token")
     kl_after_sequential: float | None = Field(description="after sequential reconstruction; null if it was not run")
     sequential_kept: bool = Field(description="whether the selection set agreed to the sequential reconstruction")

@@ -1,13 +1,14 @@
 """The final table and the chosen architecture, for a terminal."""
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from secateur.report.record import Report
 
 TITLES = {
     "dense": "dense",
-    "uniform": "uniform (LLM-Pruner)",
-    "uniform-wide": "uniform, a head fewer",
+    "uniform": "uniform",
+    "uniform-wide": "uniform, wide",
     "secateur": "Secateur",
 }
 
@@ -16,23 +17,28 @@ def final_table(report: Report) -> Table:
     """One row per model, all on the same evaluation windows."""
     protocol = report.rows[0].perplexity
     table = Table(
-        title=f"{report.model}, {report.keep:.0%} of the decoder parameters, {protocol.protocol} on "
-        f"{protocol.num_windows} evaluation windows",
+        title=f"{report.model} at {report.keep:g} of its decoder parameters",
+        caption=f"uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
+        f"reduction: of decoder parameters; KL to dense in nats per token\n"
+        f"{protocol.num_windows} evaluation windows, {protocol.protocol}; seconds: spent to get the row",
         title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
     )
-    table.add_column("model")
-    for title in ("decoder parameters", "all parameters", "reduction", "perplexity", f"{protocol.confidence:.0%} interval", "KL to dense", "seconds"):
-        table.add_column(title, justify="right")
+    table.add_column("model", no_wrap=True)
+    for title in ("parameters", "reduction", "perplexity", f"± {protocol.confidence:.0%}", "KL", "seconds"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(
             TITLES[row.name],
-            f"{row.cost.decoder_parameters:,}",
             f"{row.cost.total_parameters:,}",
             f"{row.parameter_reduction:.1%}",
-            f"{row.perplexity.value:.3f}",
-            f"{row.perplexity.low:.3f} to {row.perplexity.high:.3f}",
-            f"{row.kl:.4f}",
-            f"{row.seconds:.1f}",
+            f"{row.perplexity.value:.2f}",
+            f"{(row.perplexity.high - row.perplexity.low) / 2:.2f}",
+            f"{row.kl:.3f}",
+            f"{row.seconds:.0f}",
             style="bold" if row.name == "secateur" else "",
         )
     return table
@@ -41,7 +47,7 @@ def final_table(report: Report) -> Table:
 def architecture_table(report: Report) -> Table:
     """What is kept of every layer."""
     dense = report.row("dense").architecture
-    table = Table(title="kept per layer", title_justify="left")
+    table = Table(title="kept per layer", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("layer", justify="right")
     table.add_column("KV heads", justify="right")
     table.add_column("FFN width", justify="right")

@@ -59,7 +59,9 @@ class RunStore:
     def __enter__(self) -> "RunStore":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._connection.close()
 
     def end_stage(self, name: str, seconds: float, payload: Any = None) -> None:
@@ -89,7 +91,9 @@ class RunStore:
         return [record for (record,) in rows]
 
     def add_measurement(self, key: str, protocol: str, record: str) -> None:
-        self._connection.execute(f"INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, {NOW})", (key, protocol, record))
+        self._connection.execute(
+            f"INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, {NOW})", (key, protocol, record)
+        )
 
     def measurement(self, key: str, protocol: str) -> str | None:
         row = self._connection.execute(
@@ -102,6 +106,10 @@ class RunStore:
         rows = self._connection.execute(
             "SELECT record FROM measurements WHERE protocol = ? ORDER BY measured_at, rowid", (protocol,)
         )
+        return [record for (record,) in rows]
+
+    def all_measurements(self) -> list[str]:
+        rows = self._connection.execute("SELECT record FROM measurements ORDER BY measured_at, rowid")
         return [record for (record,) in rows]
 
     @contextmanager

@@ -11,9 +11,7 @@ from secateur.space.cost import Budget
 from secateur.space.search_space import Levels, SearchSpace
 
 
-def additive_optimum(
-    space: SearchSpace, budget: Budget, losses: Sequence[Mapping[int, float]]
-) -> Levels | None:
+def additive_optimum(space: SearchSpace, budget: Budget, losses: Sequence[Mapping[int, float]]) -> Levels | None:
     """Give the architecture with the least summed loss within the budget.
 
     Args:
@@ -55,7 +53,7 @@ def uniform_architectures(shape: DenseShape, budget: Budget) -> list[Architectur
 
     One pruning ratio for all layers cannot meet a budget exactly, because heads go whole: the ratio that the budget
     asks for removes `floor(ratio * heads)` KV heads in LLM-Pruner's rounding, and the FFN takes what is left. The first
-    returned rounds so; the second, where it differs, removes one head more and leaves the FFN wider.
+    returned rounds so; the second removes one head more and leaves the FFN wider.
     """
     ratio = 1 - budget.ceiling / shape.decoder_parameters
     removed = int(shape.num_kv_heads * ratio)
@@ -81,5 +79,3 @@ def nearest_levels(space: SearchSpace, architecture: Architecture) -> Levels:
         int(np.abs(np.array(options) - width).argmin())
         for options, width in zip(space.options, architecture.widths, strict=True)
     )
-
-

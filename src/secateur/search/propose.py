@@ -53,10 +53,7 @@ def initial_candidates(
         if len(found) >= count:
             break
         found.setdefault(space.levels(architecture), "sampled")
-    return [
-        Candidate(architecture=space.architecture(levels), origin=origin, round=0)
-        for levels, origin in list(found.items())[:count]
-    ]
+    return [_candidate(space, levels, origin, 0) for levels, origin in list(found.items())[:count]]
 
 
 def predicted_candidates(
@@ -90,7 +87,9 @@ def predicted_candidates(
     for _ in range(GENERATIONS):
         parents = sorted(seen, key=lambda levels: (seen[levels], levels))[:SURVIVORS]
         children = [
-            mutate(space, parents[int(SURVIVORS * rng.random() ** 2) % len(parents)], budget, int(rng.integers(1, 4)), rng)
+            mutate(
+                space, parents[int(SURVIVORS * rng.random() ** 2) % len(parents)], budget, int(rng.integers(1, 4)), rng
+            )
             for _ in range(OFFSPRING)
         ]
         add([child for child in children if child is not None])
@@ -108,7 +107,13 @@ def predicted_candidates(
         if len(chosen) >= count:
             break
         chosen.setdefault(levels, "predicted")
-    return [
-        Candidate(architecture=space.architecture(levels), origin=origin, round=round_number)
-        for levels, origin in chosen.items()
-    ]
+    return [_candidate(space, levels, origin, round_number) for levels, origin in chosen.items()]
+
+
+def _candidate(space: SearchSpace, levels: Levels, origin: str, round_number: int) -> Candidate:
+    return Candidate(
+        architecture=space.architecture(levels),
+        origin=origin,
+        round=round_number,
+        parameter_reduction=1 - space.decoder_parameters(levels) / space.shape.decoder_parameters,
+    )

@@ -46,6 +46,4 @@ class Architecture(Record):
 
     def kept_ratios(self, shape: DenseShape) -> tuple[float, ...]:
         """Share of groups kept per module, each in [0, 1]."""
-        return tuple(
-            width / shape.block(module_of(index)[1]).num_groups for index, width in enumerate(self.widths)
-        )
+        return tuple(width / shape.block(module_of(index)[1]).num_groups for index, width in enumerate(self.widths))

@@ -7,11 +7,15 @@ from secateur.space.architecture import Architecture
 
 
 class Candidate(Record):
-    """An architecture, where it came from, and the round that proposed it (0 = before any predictor)."""
+    """An architecture, where it came from, and the round that proposed it (0 = before any predictor).
+
+    `parameter_reduction` is 1 - decoder parameters / dense decoder parameters.
+    """
 
     architecture: Architecture
     origin: str
     round: int
+    parameter_reduction: float
 
 
 class Protocol(Record):

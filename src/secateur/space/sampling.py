@@ -26,8 +26,7 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
             (module, step)
             for module, level in enumerate(current)
             if level + 1 < len(space.options[module])
-            and cost + (step := space.parameters[module][level + 1] - space.parameters[module][level])
-            <= budget.ceiling
+            and cost + (step := space.parameters[module][level + 1] - space.parameters[module][level]) <= budget.ceiling
         ]
         if not fitting:
             break
@@ -62,11 +61,14 @@ def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: i
     return list(found.values())
 
 
-def mutate(space: SearchSpace, levels: Levels, budget: Budget, num_switches: int, rng: np.random.Generator) -> Levels | None:
+def mutate(
+    space: SearchSpace, levels: Levels, budget: Budget, num_switches: int, rng: np.random.Generator
+) -> Levels | None:
     """Switch levels (one module up, another down, `num_switches` times) and repair into the band.
 
-    Source: EvoPress (arXiv 2410.14649) keeps the budget by paired level switches; ours allows steps of one or two levels
-    and repairs what modules of different cost leave over.
+    Source:
+        EvoPress (arXiv 2410.14649) keeps the budget by paired level switches; ours allows steps of one or two levels
+        and repairs what modules of different cost leave over.
     """
     current = np.array(levels)
     sizes = np.array([len(options) for options in space.options])

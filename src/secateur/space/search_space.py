@@ -63,9 +63,7 @@ class SearchSpace:
         Raises:
             ValueError: A width is not among them.
         """
-        return tuple(
-            options.index(width) for options, width in zip(self.options, architecture.widths, strict=True)
-        )
+        return tuple(options.index(width) for options, width in zip(self.options, architecture.widths, strict=True))
 
     def decoder_parameters(self, levels: Levels) -> int:
         return sum(costs[level] for costs, level in zip(self.parameters, levels, strict=True))
@@ -95,8 +93,8 @@ class SearchSpace:
             raise BudgetError(
                 f"no architecture of the search space keeps between {budget.floor / dense:.4f} and "
                 f"{budget.ceiling / dense:.4f} of the decoder parameters; the nearest budget that can be met is "
-                f"--keep {np.ceil(nearest * 1e4) / 1e4:.4f}, or widen the space (space.ffn_levels, space.protect_first, "
-                "space.protect_last) or the band (budget.band)"
+                f"--keep {np.ceil(nearest * 1e4) / 1e4:.4f}, or widen the space (space.ffn_levels, "
+                "space.protect_first, space.protect_last) or the band (budget.band)"
             )
 
 

@@ -1,0 +1,172 @@
+"""The command line: one verb per thing a user wants, each a thin call into the library.
+
+Heavy imports are inside the verbs, so that `secateur --help` answers at once.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secateur.errors import SecateurError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Make a large language model smaller: a learned accuracy predictor decides how much of every layer goes.",
+)
+
+ModelArgument = Annotated[str, typer.Argument(help="Local Hugging Face folder, hub id, or `demo`.", metavar="MODEL")]
+FolderArgument = Annotated[Path, typer.Argument(help="Run folder.", metavar="DIR")]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option("--data", help=".txt or .jsonl file, hub data set id, or `demo`; may be given several times."),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command("prune")
+def prune_command(
+    model: ModelArgument,
+    keep: Annotated[
+        float | None, typer.Option(help="Share of the decoder-layer parameters that may stay; 0.75 if not given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-keep-KEEP if not given.")] = None,
+    data: DataOption = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any part of the configuration.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="section.field=value; may be given several times.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Every random choice derives from it; 0 if not given.")] = None,
+) -> None:
+    """Prune MODEL to the budget and export the result."""
+    with user_errors():
+        from secateur.config import build_config, parse_assignment, read_yaml, resolve
+
+        layers: list[dict[str, Any]] = [read_yaml(config)] if config else []
+        layers.append({"model": {"name": model}})
+        if data:
+            layers.append({"data": {"sources": data}})
+        if keep is not None:
+            layers.append({"budget": {"keep": keep}})
+        if device is not None:
+            layers.append({"model": {"device": device}})
+        if seed is not None:
+            layers.append({"seed": seed})
+        layers += [parse_assignment(assignment) for assignment in assignments or []]
+        resolved = resolve(build_config(layers))
+        name = Path(model).name or "model"
+        root = out or Path("runs") / f"{name}-keep-{resolved.budget.keep:g}"
+        run_and_print(root, lambda listener: pipeline().run_pipeline(resolved, root, listener))
+
+
+@app.command("resume")
+def resume_command(folder: FolderArgument) -> None:
+    """Go on with an interrupted run."""
+    with user_errors():
+        run_and_print(folder, lambda listener: pipeline().resume_pipeline(folder, listener))
+
+
+@app.command("show")
+def show_command(
+    folder: FolderArgument, top: Annotated[int, typer.Option(help="How many candidates to list.")] = 10
+) -> None:
+    """Show what a run has found so far: best candidates, predictor quality, stage times."""
+    with user_errors():
+        from rich.console import Console
+
+        from secateur.report.show import show_run
+
+        console = Console()
+        for part in show_run(folder, top):
+            console.print(part)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: ModelArgument,
+    data: DataOption = None,
+    sequence_length: Annotated[int, typer.Option(help="Tokens per window; 128 is the protocol ppl-128.", min=2)] = 128,
+    device: DeviceOption = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    batch_tokens: Annotated[int, typer.Option(help="Tokens per forward pass.", min=1)] = 4096,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    trust_remote_code: Annotated[
+        bool, typer.Option(help="Run the modelling file that comes with the model, as per-layer exports need.")
+    ] = False,
+) -> None:
+    """Print the perplexity of any Hugging Face causal model, with a bootstrap interval."""
+    with user_errors():
+        quiet_libraries()
+        from secateur.evaluation.perplexity import evaluate_perplexity
+
+        result = evaluate_perplexity(
+            model, data or [], sequence_length, device, dtype, batch_tokens, seed, trust_remote_code
+        )
+        typer.echo(
+            f"{result.protocol} of {model}: {result.value:.4f} "
+            f"({result.confidence:.0%} interval {result.low:.4f} to {result.high:.4f})"
+        )
+        typer.echo(
+            f"protocol: documents joined by a blank line, tokenised once, {result.num_windows:,} windows of "
+            f"{sequence_length} tokens without overlap, {result.num_tokens:,} predictions; bootstrap over windows"
+        )
+
+
+def pipeline() -> Any:
+    """Import the main flow, and with it torch, only when a verb needs it."""
+    quiet_libraries()
+    from secateur import pipeline as module
+
+    return module
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own bars and notices out of the run's output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def run_and_print(root: Path, work: Any) -> None:
+    """Run with progress on the terminal, then print the final table; say how to resume if interrupted."""
+    from rich.console import Console
+
+    from secateur.report.live import drawn_progress
+    from secateur.report.table import architecture_table, final_table, summary_lines
+
+    console = Console()
+    try:
+        with drawn_progress(console) as listener:
+            report = work(listener)
+    except KeyboardInterrupt:
+        begun = (root / "config.yaml").is_file()
+        hint = f"go on with: secateur resume {root}" if begun else "nothing was written"
+        typer.echo(f"\ninterrupted; {hint}", err=True)
+        raise typer.Exit(130) from None
+    console.print(architecture_table(report))
+    console.print(final_table(report))
+    for line in summary_lines(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"result: {root / 'exported'}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn an error that was raised on purpose into one line and its exit code."""
+    try:
+        yield
+    except SecateurError as error:
+        typer.echo(f"secateur: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(error.exit_code) from error
+
+
+def main() -> None:
+    """Entry point of the `secateur` command."""
+    sys.exit(app())

@@ -1,0 +1,87 @@
+"""What a run starts from, loaded and checked before anything is written."""
+
+from dataclasses import dataclass
+
+from secateur.config import RunConfig
+from secateur.data import Role, TokenSet, assign_documents, build_token_sets
+from secateur.demo import decoder_path
+from secateur.errors import ModelError
+from secateur.model.families import find_family
+from secateur.model.loading import DenseModel, load_dense, read_model_type
+from secateur.model.walk import DecoderWalk
+from secateur.space.cost import Budget
+from secateur.space.search_space import SearchSpace, define_space
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The dense model with its walk, the token sets, and where the search may go."""
+
+    dense: DenseModel
+    walk: DecoderWalk
+    sets: dict[Role, TokenSet]
+    space: SearchSpace
+    budget: Budget
+    fingerprints: dict[str, str]
+
+    @property
+    def summary(self) -> str:
+        shape = self.dense.shape
+        tokens = ", ".join(f"{role} {token_set.num_tokens:,}" for role, token_set in self.sets.items())
+        return (
+            f"{self.dense.family.model_type}, {shape.num_layers} layers, "
+            f"{shape.decoder_parameters:,} decoder parameters"
+            f"; tokens: {tokens}"
+        )
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Load model and text, define the space, and refuse what cannot work.
+
+    What is cheap to refuse is refused first: the family before any weight is read, the text's files before the model.
+
+    Raises:
+        ModelError, DataError, ConfigError, BudgetError: As their names say.
+    """
+    name = str(decoder_path()) if config.model.name == "demo" else config.model.name
+    model, data, limits = config.model, config.data, config.space
+    if model_type := read_model_type(name):
+        find_family(model_type)
+    documents = assign_documents(
+        list(data.sources),
+        {
+            Role.CALIBRATION: list(data.calibration),
+            Role.SELECTION: list(data.selection),
+            Role.EVALUATION: list(data.evaluation),
+        },
+        data.text_field,
+    )
+    dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
+    longest = getattr(dense.model.config, "max_position_embeddings", None)
+    if longest is not None and data.sequence_length > longest:
+        raise ModelError(
+            f"data.sequence_length={data.sequence_length} is more than the {longest} positions that the model has; "
+            f"set it to {longest} or less"
+        )
+    sets = build_token_sets(
+        documents,
+        dense.tokenizer,
+        data.sequence_length,
+        {
+            Role.CALIBRATION: data.calibration_tokens,
+            Role.SELECTION: data.selection_tokens,
+            Role.EVALUATION: data.evaluation_tokens,
+        },
+    )
+    space = define_space(
+        dense.shape,
+        limits.ffn_levels,
+        limits.kv_levels,
+        limits.ffn_multiple,
+        limits.protect_first,
+        limits.protect_last,
+    )
+    budget = Budget.from_keep(dense.shape, config.budget.keep, config.budget.band)
+    space.check(budget)
+    fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
+    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints)

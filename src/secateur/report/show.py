@@ -1,0 +1,88 @@
+"""What a run has found so far, read from its database alone, finished or not."""
+
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from secateur.errors import RunFolderError
+from secateur.report.record import Report
+from secateur.report.table import final_table, summary_lines
+from secateur.runs.folder import RunFolder
+from secateur.runs.store import RunStore
+from secateur.search.rounds import RoundRecord
+from secateur.space.candidate import Candidate, Measurement
+
+
+def show_run(root: Path, top: int) -> list[RenderableType]:
+    """Give the parts to print: stage times, predictor quality by round, best candidates, and the final table if any.
+
+    Raises:
+        RunFolderError: The folder holds no run.
+    """
+    folder = RunFolder(root)
+    if not folder.database.is_file():
+        raise RunFolderError(f"{root} holds no run (no run.db); give a folder that `secateur prune` made")
+    with RunStore(folder.database) as store:
+        parts: list[RenderableType] = [_stages(store), _rounds(store), _candidates(store, top)]
+    if folder.report.is_file():
+        report = Report.model_validate_json(folder.report.read_text())
+        parts += [final_table(report), *summary_lines(report)]
+    else:
+        parts.append(f"unfinished; go on with: secateur resume {root}")
+    return parts
+
+
+def _stages(store: RunStore) -> Table:
+    table = Table(title="finished stages", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for row in store.stages():
+        if not row.name.startswith("round "):
+            table.add_row(row.name, f"{row.seconds:.1f}")
+    return table
+
+
+def _rounds(store: RunStore) -> Table:
+    table = Table(title="predictor, cross-validated at the budget (Kendall tau)", title_justify="left")
+    for title in ("round", "pairs", "tau", "parameter count alone", "reconstruction error alone", "best KL after"):
+        table.add_column(title, justify="right")
+    for row in store.stages():
+        if row.name.startswith("round "):
+            record = RoundRecord.model_validate(row.payload)
+            quality = record.quality
+            table.add_row(
+                str(record.round),
+                str(quality.num_pairs),
+                f"{quality.kendall_tau:.3f}",
+                f"{quality.kendall_tau_reduction_only:.3f}",
+                f"{quality.kendall_tau_error_only:.3f}",
+                f"{record.best_kl:.4f}",
+            )
+    return table
+
+
+def _candidates(store: RunStore, top: int) -> Table:
+    proposals = [Candidate.model_validate_json(record) for record in store.candidates()]
+    origins = {proposal.architecture.key: proposal for proposal in proposals}
+    measured = [Measurement.model_validate_json(record) for record in store.all_measurements()]
+    good = sorted((m for m in measured if m.kl is not None), key=lambda m: (m.kl, m.architecture.key))
+    failed = len(measured) - len(good)
+    table = Table(
+        title=f"best of {len(good)} measured candidates ({len(proposals)} proposed, {failed} failed), selection set",
+        title_justify="left",
+    )
+    for title in ("KL to dense", "loss", "reduction", "round", "origin", "KV heads / FFN width per layer"):
+        table.add_column(title)
+    for measurement in good[:top]:
+        proposal = origins[measurement.architecture.key]
+        widths = " ".join(f"{layer.kv_heads}/{layer.ffn_width}" for layer in measurement.architecture.layers)
+        table.add_row(
+            f"{measurement.kl:.4f}",
+            f"{measurement.loss:.4f}",
+            f"{proposal.parameter_reduction:.1%}",
+            str(proposal.round),
+            proposal.origin,
+            widths,
+        )
+    return table

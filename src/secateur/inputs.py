@@ -9,6 +9,7 @@ from secateur.errors import ModelError
 from secateur.model.families import find_family
 from secateur.model.loading import DenseModel, load_dense, read_model_type
 from secateur.model.walk import DecoderWalk
+from secateur.pruning.bank import importance_order
 from secateur.space.cost import Budget
 from secateur.space.search_space import SearchSpace, define_space
 
@@ -45,6 +46,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     """
     name = str(decoder_path()) if config.model.name == "demo" else config.model.name
     model, data, limits = config.model, config.data, config.space
+    importance_order(config.pruning.importance)
     if model_type := read_model_type(name):
         find_family(model_type)
     documents = assign_documents(

@@ -74,6 +74,17 @@ IMPORTANCE: dict[str, Order] = {
 }
 
 
+def importance_order(name: str) -> Order:
+    """Look an importance up by name.
+
+    Raises:
+        ConfigError: There is none of that name; the message lists those that there are.
+    """
+    if name not in IMPORTANCE:
+        raise ConfigError(f"pruning.importance={name!r} is unknown; {suggestion(name, IMPORTANCE)}")
+    return IMPORTANCE[name]
+
+
 def build_bank(
     dense: DenseModel,
     statistics: list[ModuleStatistics],
@@ -94,13 +105,12 @@ def build_bank(
     Raises:
         ConfigError: The importance is unknown.
     """
-    if importance not in IMPORTANCE:
-        raise ConfigError(f"pruning.importance={importance!r} is unknown; {suggestion(importance, IMPORTANCE)}")
+    find_order = importance_order(importance)
     modules = []
     for index, module_widths in enumerate(widths):
         weight = _output_weight(dense, index)
         num_groups = dense.shape.block(module_of(index)[1]).num_groups
-        order = IMPORTANCE[importance](statistics[index], weight, num_groups, ridge)
+        order = find_order(statistics[index], weight, num_groups, ridge)
         columns = expand_groups(order, weight.shape[1] // num_groups)
         refitter = Refitter(
             statistics[index].gram[columns][:, columns],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def taylor_scores(
-    tensors: Sequence[tuple[Float[Tensor, "rows columns"], Float[Tensor, "rows columns"], int]], num_groups: int
+    tensors: Sequence[tuple[Float[Tensor, "_rows _columns"], Float[Tensor, "_rows _columns"], int]], num_groups: int
 ) -> Float[Tensor, " groups"]:
     """Score groups by LLM-Pruner's Element1: sum of |w dL/dw| over all entries of all tensors of the group.
 

@@ -15,25 +15,26 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
     Returns:
         Levels inside the band, or None where random steps got stuck below it.
     """
-    current = np.array(levels)
-    cost = space.decoder_parameters(tuple(current))
+    current = list(levels)
+    cost = space.decoder_parameters(levels)
     while cost > budget.ceiling:
-        module = rng.choice(np.flatnonzero(current > 0))
+        above_zero = [module for module, level in enumerate(current) if level > 0]
+        module = above_zero[rng.integers(len(above_zero))]
         cost -= space.parameters[module][current[module]] - space.parameters[module][current[module] - 1]
         current[module] -= 1
     while True:
+        left = budget.ceiling - cost
         fitting = [
-            (module, step)
-            for module, level in enumerate(current)
-            if level + 1 < len(space.options[module])
-            and cost + (step := space.parameters[module][level + 1] - space.parameters[module][level]) <= budget.ceiling
+            (module, costs[level + 1] - costs[level])
+            for module, (level, costs) in enumerate(zip(current, space.parameters, strict=True))
+            if level + 1 < len(costs) and costs[level + 1] - costs[level] <= left
         ]
         if not fitting:
             break
         module, step = fitting[rng.integers(len(fitting))]
         current[module] += 1
         cost += step
-    return tuple(int(level) for level in current) if budget.admits(cost) else None
+    return tuple(current) if budget.admits(cost) else None
 
 
 def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: int) -> list[Architecture]:

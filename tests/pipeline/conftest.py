@@ -1,0 +1,64 @@
+"""A decoder folder and a text file, both small and real, for runs of the whole flow."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from secateur.config import RunConfig, build_config, resolve
+from secateur.demo import decoder_path, generate_documents
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A three-layer Llama with two query heads per KV head and the demo's tokenizer, saved as users save theirs."""
+    folder = tmp_path_factory.mktemp("decoder")
+    tokenizer = AutoTokenizer.from_pretrained(decoder_path())
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        # Random weights of the usual size predict nearly the same for every token; larger ones give a model whose
+        # layers all matter.
+        initializer_range=0.25,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "documents.txt"
+    path.write_text("\n<|endoftext|>\n".join(document.text for document in generate_documents(300, seed=3)))
+    return path
+
+
+SMALL = {
+    "data": {
+        "sequence_length": 32,
+        "calibration_tokens": 2048,
+        "selection_tokens": 1024,
+        "evaluation_tokens": 1024,
+    },
+    "space": {"ffn_levels": 5},
+    "budget": {"keep": 0.7, "band": 0.03},
+    "search": {"measurements": 34, "rounds": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def small_config(decoder_folder: Path, text_file: Path) -> RunConfig:
+    """A whole run of a few seconds."""
+    inputs = {"model": {"name": str(decoder_folder)}, "data": {"sources": [str(text_file)]}}
+    return resolve(build_config([SMALL, inputs]))

@@ -1,0 +1,190 @@
+"""The command line: what it prints, and that bad input gets one line, exit code 2, and nothing on disk."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from secateur.cli import app
+from secateur.config import RunConfig, to_yaml
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("secateur: ")
+    for word in words:
+        assert word in result.stderr
+
+
+def test_prune_ends_in_a_table_and_the_path_of_the_result(
+    invoke: Invoke, small_config: RunConfig, tmp_path: Path
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(to_yaml(small_config))
+    root = tmp_path / "out"
+    result = invoke("prune", small_config.model.name, "--config", config, "--keep", 0.6, "--out", root, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    for word in ("dense", "uniform", "Secateur", "parameters", "reduction", "perplexity", "seconds", "Kendall tau"):
+        assert word in result.stdout
+    assert result.stdout.rstrip().endswith(str(root / "exported"))
+    assert json.loads((root / "report.json").read_text())["keep"] == 0.6
+    shown = invoke("show", root, "--top", 3)
+    assert shown.exit_code == 0
+    for word in ("calibrate", "search", "predictor", "best of 34 measured candidates"):
+        assert word in shown.stdout
+    resumed = invoke("resume", root)
+    assert resumed.exit_code == 0
+    assert "Secateur" in resumed.stdout
+    assert_refused(
+        invoke("prune", small_config.model.name, "--config", config, "--keep", 0.7, "--out", root, "--seed", 3),
+        "belongs to another run: budget.keep: 0.6 != 0.7",
+    )
+
+
+def test_evaluate_states_its_protocol_and_an_interval(invoke: Invoke, decoder_folder: Path, text_file: Path) -> None:
+    result = invoke("evaluate", decoder_folder, "--data", text_file, "--sequence-length", 64)
+    assert result.exit_code == 0, result.output
+    assert "ppl-64 of" in result.stdout
+    assert "95% interval" in result.stdout
+    assert "windows of 64 tokens" in result.stdout
+
+
+BAD_VALUES = {
+    "missing folder": (("./nowhere",), ("'./nowhere' does not exist",)),
+    "keep above one": (("MODEL", "--keep", "1.5"), ("(0, 1]", "1.5")),
+    "keep of nothing": (("MODEL", "--keep", "0"), ("(0, 1]",)),
+    "unknown section": (("MODEL", "--set", "serch.rounds=1"), ("'serch'", "did you mean 'search'?")),
+    "unknown key": (("MODEL", "--set", "search.measurments=50"), ("'search.measurments'", "'measurements'?")),
+    "not an assignment": (("MODEL", "--set", "search.rounds"), ("section.field=value",)),
+    "not a number": (("MODEL", "--set", "search.rounds=many"), ("search.rounds='many'",)),
+    "unknown importance": (("MODEL", "--set", "pruning.importance=wandaa"), ("did you mean 'wanda'?",)),
+    "unknown device": (("MODEL", "--device", "tpu"), ("model.device='tpu'",)),
+    "missing config": (("MODEL", "--config", "absent.yaml"), ("'absent.yaml'",)),
+    "missing data file": (("MODEL", "--data", "absent.txt"), ("'absent.txt' does not exist",)),
+    "too long windows": (("MODEL", "--set", "data.sequence_length=4096"), ("128 positions",)),
+    "all layers protected": (("MODEL", "--set", "space.protect_first=3"), ("number of layers 3",)),
+    "band that nothing meets": (("MODEL", "--keep", "0.99", "--set", "budget.band=0.0001"), ("--keep 1.0000",)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    invoke: Invoke, small_config: RunConfig, tmp_path: Path, name: str
+) -> None:
+    arguments, words = BAD_VALUES[name]
+    model = small_config.model.name
+    given = [model if argument == "MODEL" else argument for argument in arguments]
+    if "--data" not in given:
+        given += ["--data", small_config.data.sources[0]]
+    length = [] if "data.sequence_length=4096" in given else ["--set", "data.sequence_length=32"]
+    result = invoke("prune", *given, *length, "--out", tmp_path / "out")
+    assert_refused(result, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_text_at_all_says_how_to_give_some(invoke: Invoke, decoder_folder: Path) -> None:
+    assert_refused(invoke("prune", decoder_folder), "--data PATH")
+
+
+@pytest.mark.parametrize(("text", "word"), [("", "no text in it"), ("Too short.", "tokens, at least 128 are needed")])
+def test_empty_or_short_text_says_how_many_tokens_are_needed(
+    invoke: Invoke, decoder_folder: Path, tmp_path: Path, text: str, word: str
+) -> None:
+    (tmp_path / "short.txt").write_text(text)
+    arguments = ("--data", tmp_path / "short.txt", "--set", "data.sequence_length=32", "--out", tmp_path / "out")
+    assert_refused(invoke("prune", decoder_folder, *arguments), word)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def copied_decoder(decoder_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(decoder_folder, tmp_path / "copy"))
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": ')
+
+
+def truncate_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def rename_family(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+
+
+def remove_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (break_config, "is not a model's config"),
+        (truncate_weights, "cannot be loaded"),
+        (rename_family, "known: llama, mistral, qwen2, qwen3"),
+        (remove_config, "has no config.json"),
+    ],
+)
+def test_a_damaged_or_unknown_model_is_refused(
+    invoke: Invoke, copied_decoder: Path, text_file: Path, tmp_path: Path, damage: Callable[[Path], None], word: str
+) -> None:
+    damage(copied_decoder)
+    result = invoke("prune", copied_decoder, "--data", text_file, "--out", tmp_path / "out")
+    assert_refused(result, word)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(invoke: Invoke, small_config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("precious")
+    arguments = ("--data", small_config.data.sources[0], "--out", tmp_path / "thesis")
+    assert_refused(invoke("prune", small_config.model.name, *arguments), "is not empty and holds no run")
+    assert_refused(invoke("resume", tmp_path / "thesis"), "holds no run")
+    assert_refused(invoke("show", tmp_path / "thesis"), "holds no run")
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_named(invoke: Invoke, small_config: RunConfig) -> None:
+    result = invoke("prune", small_config.model.name, "--data", small_config.data.sources[0], "--device", "cuda")
+    assert_refused(result, "torch sees no GPU")
+
+
+def test_the_flags_are_those_that_scripts_rely_on() -> None:
+    expected = {
+        "prune": {"--keep", "--out", "--data", "--config", "--set", "--device", "--seed"},
+        "evaluate": {
+            "--data",
+            "--sequence-length",
+            "--device",
+            "--dtype",
+            "--batch-tokens",
+            "--seed",
+            "--trust-remote-code",
+        },
+        "show": {"--top"},
+        "resume": set(),
+    }
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    flags = {
+        verb: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")}
+        for verb, command in commands.items()
+    }
+    assert flags == expected

@@ -1,0 +1,140 @@
+"""Interrupted equals uninterrupted: killed with SIGKILL at any moment, a run goes on and ends the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from secateur.config import RunConfig, to_yaml
+from secateur.errors import RunFolderError
+from secateur.pipeline import resume_pipeline, run_pipeline
+from secateur.report.record import Report
+from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
+from secateur.runs.store import RunStore
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return run_pipeline(small_config, tmp_path_factory.mktemp("uninterrupted") / "run")
+
+
+def kill_at(config: RunConfig, root: Path, stage: str, kind: str, done: int, scratch: Path) -> None:
+    """Run in another process until it kills itself at one event."""
+    path = scratch / "config.yaml"
+    path.write_text(to_yaml(config))
+    script = Path(__file__).with_name("killed_run.py")
+    completed = subprocess.run(
+        [sys.executable, str(script), str(path), str(root), stage, kind, str(done)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.returncode == -signal.SIGKILL, completed.stderr
+
+
+def num_measured(root: Path) -> int:
+    with RunStore(root / "run.db") as store:
+        return len(store.all_measurements())
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "done"),
+    [
+        ("calibrate", "advanced", 3),
+        ("calibrate", "ended", 0),
+        ("search", "advanced", 7),
+        ("search", "advanced", 30),
+        ("prune", "advanced", 2),
+        ("export", "started", 0),
+        ("export", "ended", 0),
+    ],
+)
+def test_a_killed_run_goes_on_and_chooses_the_same(
+    small_config: RunConfig, uninterrupted: Report, tmp_path: Path, stage: str, kind: str, done: int
+) -> None:
+    root = tmp_path / "run"
+    kill_at(small_config, root, stage, kind, done, tmp_path)
+    assert not (root / "report.json").exists()
+    before = num_measured(root)
+    if stage == "search":
+        assert before == done, "each measurement is on disk before the next one begins"
+    resumed = resume_pipeline(root)
+    assert num_measured(root) == 34
+    assert resumed.choice == uninterrupted.choice
+    assert resumed.rounds == uninterrupted.rounds
+    assert [row.perplexity for row in resumed.rows] == [row.perplexity for row in uninterrupted.rows]
+
+
+def test_a_resumed_run_measures_nothing_twice(small_config: RunConfig, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    kill_at(small_config, root, "search", "advanced", 30, tmp_path)
+    with RunStore(root / "run.db") as store:
+        before = store.all_measurements()
+    resume_pipeline(root)
+    with RunStore(root / "run.db") as store:
+        assert store.all_measurements()[:30] == before
+
+
+def test_finished_stages_come_from_the_folder(small_config: RunConfig, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    kill_at(small_config, root, "calibrate", "ended", 0, tmp_path)
+    # The stage's last event comes just before its end is stored; a second kill lies safely behind it.
+    kill_at(small_config, root, "search", "advanced", 1, tmp_path)
+    events: list[Event] = []
+    resume_pipeline(root, events.append)
+    reused = [event.stage for event in events if isinstance(event, StageEnded) and event.reused]
+    assert reused == ["calibrate"]
+    assert not [event for event in events if isinstance(event, StageAdvanced) and event.stage == "calibrate"]
+
+
+def test_changed_text_is_noticed_on_resume(small_config: RunConfig, tmp_path: Path) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text(Path(small_config.data.sources[0]).read_text())
+    data = small_config.data.model_copy(update={"sources": (str(text),)})
+    config = small_config.model_copy(update={"data": data})
+    kill_at(config, tmp_path / "run", "search", "started", 0, tmp_path)
+    text.write_text(text.read_text().replace("the", "a"))
+    with pytest.raises(RunFolderError, match=r"calibration, selection, evaluation changed since"):
+        resume_pipeline(tmp_path / "run")
+
+
+def test_a_folder_in_use_names_the_process_that_holds_it(small_config: RunConfig, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+
+    def start_another(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage == "calibrate":
+            run_pipeline(small_config, root)
+
+    with pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}"):
+        run_pipeline(small_config, root, start_another)
+
+
+def test_ctrl_c_says_how_to_go_on(small_config: RunConfig, tmp_path: Path) -> None:
+    path, root = tmp_path / "config.yaml", tmp_path / "run"
+    path.write_text(to_yaml(small_config.model_copy(update={"seed": 2})))
+    command = [sys.executable, "-m", "secateur", "prune", small_config.model.name, "--config", str(path)]
+    process = subprocess.Popen(
+        [*command, "--out", str(root), "--set", "search.measurements=5000", "--set", "seed=2"],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (root / "run.db").exists() or num_measured(root) < 3:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == f"interrupted; go on with: secateur resume {root}"
+    # What the line says works: the database is whole.
+    assert num_measured(root) >= 3

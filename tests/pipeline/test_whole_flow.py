@@ -1,0 +1,117 @@
+"""One run from a checkpoint and a text file to a smaller checkpoint, and what it leaves behind."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from secateur.config import RunConfig, build_config
+from secateur.pipeline import resume_pipeline, run_pipeline
+from secateur.report.record import Report
+from secateur.runs.progress import Event, StageAdvanced, StageEnded
+from secateur.runs.store import RunStore
+from secateur.space.candidate import Measurement
+
+
+@pytest.fixture(scope="module")
+def finished(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    root = tmp_path_factory.mktemp("finished") / "run"
+    return run_pipeline(small_config, root), root
+
+
+def stored_measurements(root: Path) -> list[Measurement]:
+    with RunStore(root / "run.db") as store:
+        return [Measurement.model_validate_json(record) for record in store.all_measurements()]
+
+
+def test_the_folder_holds_what_the_readme_promises(finished: tuple[Report, Path], small_config: RunConfig) -> None:
+    report, root = finished
+    assert build_config([yaml.safe_load((root / "config.yaml").read_text())]) == small_config
+    assert Report.model_validate_json((root / "report.json").read_text()) == report
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= {
+        path.name for path in (root / "exported").iterdir()
+    }
+    assert not list(root.glob(".*.partial"))
+
+
+def test_the_chosen_architecture_is_the_best_that_was_measured(finished: tuple[Report, Path]) -> None:
+    report, root = finished
+    measured = stored_measurements(root)
+    assert len(measured) == report.num_measurements == 34
+    best = min((m for m in measured if m.kl is not None), key=lambda m: m.kl or math.inf)
+    assert report.choice.architecture == best.architecture
+    assert report.choice.kl == best.kl
+
+
+def test_every_measurement_is_spent_inside_the_budget_band(finished: tuple[Report, Path]) -> None:
+    report, root = finished
+    dense = report.row("dense").cost.decoder_parameters
+    with RunStore(root / "run.db") as store:
+        kept = [1 - json.loads(record)["parameter_reduction"] for record in store.candidates()]
+    assert all(0.67 <= share <= 0.70 for share in kept)
+    assert report.row("secateur").cost.decoder_parameters <= 0.70 * dense
+
+
+def test_it_beats_the_uniform_baseline_at_no_more_parameters(finished: tuple[Report, Path]) -> None:
+    report, _ = finished
+    secateur, uniform = report.row("secateur"), report.row("uniform")
+    assert secateur.kl < uniform.kl
+    assert secateur.cost.decoder_parameters <= 1.03 * uniform.cost.decoder_parameters
+    assert report.row("dense").kl == pytest.approx(0, abs=1e-6)
+
+
+def test_sequential_reconstruction_is_kept_only_where_the_selection_set_agrees(finished: tuple[Report, Path]) -> None:
+    choice = finished[0].choice
+    assert choice.kl_after_sequential is not None
+    assert choice.sequential_kept == (choice.kl_after_sequential < choice.kl)
+
+
+def test_a_stranger_loads_and_generates_with_the_line_on_the_card(finished: tuple[Report, Path]) -> None:
+    report, root = finished
+    exported = root / "exported"
+    card = (exported / "README.md").read_text()
+    flag = "trust_remote_code=True" in card
+    assert flag == report.export.remote_code
+    assert str(root) not in card, "a card is published; it must not tell how somebody's disk is laid out"
+    # The folder was written by this very test.
+    model = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=flag)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    assert sum(p.numel() for p in model.parameters()) == report.row("secateur").cost.total_parameters
+    prompt = tokenizer("The red key", return_tensors="pt")
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    assert torch.equal(
+        model.generate(**prompt, use_cache=True, **settings), model.generate(**prompt, use_cache=False, **settings)
+    )
+
+
+def test_a_finished_run_is_not_done_again(finished: tuple[Report, Path]) -> None:
+    report, root = finished
+    events: list[Event] = []
+    assert resume_pipeline(root, events.append) == report
+    assert events == []
+
+
+def test_progress_counts_every_measurement_and_ends_every_stage(small_config: RunConfig, tmp_path: Path) -> None:
+    events: list[Event] = []
+    run_pipeline(small_config.model_copy(update={"seed": 5}), tmp_path / "run", events.append)
+    steps = [event.done for event in events if isinstance(event, StageAdvanced) and event.stage == "search"]
+    assert steps == list(range(1, 35))
+    ended = [event.stage for event in events if isinstance(event, StageEnded)]
+    assert ended == ["load", "calibrate", "search", "prune", "evaluate", "export"]
+
+
+def test_the_same_seed_finds_the_same_and_another_seed_searches_elsewhere(
+    small_config: RunConfig, finished: tuple[Report, Path], tmp_path: Path
+) -> None:
+    report, root = finished
+    again = run_pipeline(small_config, tmp_path / "again")
+    assert again.choice == report.choice
+    assert again.rounds == report.rounds
+    other = run_pipeline(small_config.model_copy(update={"seed": 1}), tmp_path / "other")
+    first, second = ({m.architecture for m in stored_measurements(folder)} for folder in (root, tmp_path / "other"))
+    assert first != second
+    assert other.row("dense").perplexity.value == report.row("dense").perplexity.value

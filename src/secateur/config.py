@@ -35,8 +35,8 @@ class DataConfig(Record):
     text_field: str = Field("text", description="field of .jsonl files and hub data sets")
     sequence_length: int = Field(256, ge=8, description="tokens per window")
     calibration_tokens: int = Field(65_536, ge=1, description="at most this many")
-    selection_tokens: int = Field(16_384, ge=1, description="at most this many")
-    evaluation_tokens: int = Field(65_536, ge=1, description="at most this many")
+    selection_tokens: int = Field(8_192, ge=1, description="at most this many")
+    evaluation_tokens: int = Field(32_768, ge=1, description="at most this many")
 
 
 class BudgetConfig(Record):

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-from secateur.config import RunConfig
+from secateur.config import RunConfig, build_config, differing_fields, read_yaml
 from secateur.data import Role, TokenSet, assign_documents, build_token_sets
 from secateur.demo import decoder_path
-from secateur.errors import ModelError
+from secateur.errors import ModelError, RunFolderError
 from secateur.model.families import find_family
 from secateur.model.loading import DenseModel, load_dense, read_model_type
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import importance_order
+from secateur.runs.folder import RunFolder
 from secateur.space.cost import Budget
 from secateur.space.search_space import SearchSpace, define_space
 
@@ -34,6 +35,21 @@ class Inputs:
             f"{shape.decoder_parameters:,} decoder parameters"
             f"; tokens: {tokens}"
         )
+
+
+def check_folder(folder: RunFolder, config: RunConfig) -> None:
+    """Refuse a folder that is a file, holds something else, or belongs to another run."""
+    if folder.root.exists() and not folder.root.is_dir():
+        raise RunFolderError(f"{folder.root} is a file; --out needs a folder")
+    if folder.holds_a_run:
+        differing = differing_fields(build_config([read_yaml(folder.config)]), config)
+        if differing:
+            raise RunFolderError(
+                f"{folder.root} belongs to another run: {'; '.join(differing)}; choose another --out folder, or go on "
+                f"with that run by `secateur resume {folder.root}`"
+            )
+    elif folder.root.is_dir() and any(path.name != ".lock" for path in folder.root.iterdir()):
+        raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
 
 
 def load_inputs(config: RunConfig) -> Inputs:

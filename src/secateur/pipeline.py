@@ -14,21 +14,21 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from secateur.config import RunConfig, build_config, differing_fields, read_yaml, to_yaml, without_folders
+from secateur.config import RunConfig, build_config, read_yaml, to_yaml, without_folders
 from secateur.data import Role
 from secateur.errors import RunFolderError
 from secateur.evaluation.divergence import DenseReference, WindowScores
-from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.stitched import StitchedModel, measure, score_model
 from secateur.export.checkpoint import express, round_weights, save_checkpoint
 from secateur.export.verify import verify_export
-from secateur.inputs import Inputs, load_inputs
+from secateur.inputs import Inputs, check_folder, load_inputs
 from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
 from secateur.pruning.calibration import calibrate
 from secateur.pruning.sequence import reconstruct_in_sequence
 from secateur.pruning.surgery import prune
 from secateur.report.card import model_card
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
+from secateur.report.rows import model_row
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, StageClock, silent, stage_clock
 from secateur.runs.store import RunStore
@@ -37,7 +37,6 @@ from secateur.search.heuristics import uniform_architectures
 from secateur.search.rounds import Found, search_rounds
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
-from secateur.space.cost import cost_of
 
 
 @dataclass(frozen=True)
@@ -93,21 +92,6 @@ def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
             f"{root} holds no run (no config.yaml); start one with `secateur prune MODEL --out {root}`"
         )
     return run_pipeline(build_config([read_yaml(folder.config)]), root, listener)
-
-
-def check_folder(folder: RunFolder, config: RunConfig) -> None:
-    """Refuse a folder that is a file, holds something else, or belongs to another run."""
-    if folder.root.exists() and not folder.root.is_dir():
-        raise RunFolderError(f"{folder.root} is a file; --out needs a folder")
-    if folder.holds_a_run:
-        differing = differing_fields(build_config([read_yaml(folder.config)]), config)
-        if differing:
-            raise RunFolderError(
-                f"{folder.root} belongs to another run: {'; '.join(differing)}; choose another --out folder, or go on "
-                f"with that run by `secateur resume {folder.root}`"
-            )
-    elif folder.root.is_dir() and any(path.name != ".lock" for path in folder.root.iterdir()):
-        raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
 
 
 def remember_inputs(run: Run, clock: StageClock) -> None:
@@ -209,7 +193,8 @@ def search_stage(run: Run, bank: WeightBank) -> Found:
         last = found.rounds[-1]
         clock.note = f"best KL {last.best_kl:.4f}, predictor tau {last.quality.kendall_tau:.2f}"
     if run.store.stage("search") is None:
-        run.store.end_stage("search", clock.seconds)
+        # Of an interrupted search this process has seen only the end; its measurements tell the rest.
+        run.store.end_stage("search", max(clock.seconds, sum(m.seconds for m in found.measurements)))
     return found
 
 
@@ -286,37 +271,18 @@ def evaluate_stage(
     names = ("uniform", "uniform-wide")
     uniform = dict(zip(names, uniform_baselines(run), strict=False))
     spent = {row.name: row.seconds for row in run.store.stages()}
+    bootstrap = derive_seed(config.seed, "bootstrap")
     rows: list[ModelRow] = []
     with stage_clock("evaluate", run.listener, len(uniform) + 2) as clock:
         reference = DenseReference(inputs.walk, tokens, batch_windows(run))
 
         def add_row(name: str, architecture: Architecture, scores: WindowScores, seconds: float) -> None:
-            cost = cost_of(dense.shape, architecture)
-            rows.append(
-                ModelRow(
-                    name=name,
-                    architecture=architecture,
-                    cost=cost,
-                    parameter_reduction=1 - cost.decoder_parameters / dense.shape.decoder_parameters,
-                    perplexity=perplexity(
-                        scores.loss,
-                        f"packed-{tokens.sequence_length}",
-                        tokens.sequence_length,
-                        derive_seed(config.seed, "bootstrap"),
-                        config.evaluation.confidence,
-                    ),
-                    kl=float(scores.kl.mean()),
-                    seconds=seconds,
-                )
-            )
+            length, confidence = tokens.sequence_length, config.evaluation.confidence
+            rows.append(model_row(name, dense.shape, architecture, scores, seconds, length, bootstrap, confidence))
             clock.advance(f"{name} perplexity {rows[-1].perplexity.value:.3f}")
 
-        add_row(
-            "dense",
-            Architecture.dense(dense.shape),
-            score_model(dense.model, dense.family, inputs.walk, reference),
-            0.0,
-        )
+        whole = score_model(dense.model, dense.family, inputs.walk, reference)
+        add_row("dense", Architecture.dense(dense.shape), whole, 0.0)
         for name, architecture in uniform.items():
             assert uniform_bank is not None, "baselines have a bank"
             stitched = StitchedModel(inputs.walk, uniform_bank, reference, cache_bytes=0)

@@ -1,0 +1,31 @@
+"""From the scores of one model on the evaluation windows to its row of the final table."""
+
+from secateur.evaluation.divergence import WindowScores
+from secateur.evaluation.perplexity import perplexity
+from secateur.model.shape import DenseShape
+from secateur.report.record import ModelRow
+from secateur.space.architecture import Architecture
+from secateur.space.cost import cost_of
+
+
+def model_row(
+    name: str,
+    shape: DenseShape,
+    architecture: Architecture,
+    scores: WindowScores,
+    seconds: float,
+    sequence_length: int,
+    seed: int,
+    confidence: float,
+) -> ModelRow:
+    """Make a row; `seed` is the bootstrap's and should be the same for all rows, which then resample alike."""
+    cost = cost_of(shape, architecture)
+    return ModelRow(
+        name=name,
+        architecture=architecture,
+        cost=cost,
+        parameter_reduction=1 - cost.decoder_parameters / shape.decoder_parameters,
+        perplexity=perplexity(scores.loss, f"packed-{sequence_length}", sequence_length, seed, confidence),
+        kl=float(scores.kl.mean()),
+        seconds=seconds,
+    )

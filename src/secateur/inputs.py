@@ -48,7 +48,7 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
                 f"{folder.root} belongs to another run: {'; '.join(differing)}; choose another --out folder, or go on "
                 f"with that run by `secateur resume {folder.root}`"
             )
-    elif folder.root.is_dir() and any(path.name != ".lock" for path in folder.root.iterdir()):
+    elif folder.root.is_dir() and any(not path.name.startswith(".") for path in folder.root.iterdir()):
         raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
 
 

@@ -69,15 +69,24 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> 
         inputs = load_inputs(config)
         clock.note = inputs.summary
     root.mkdir(parents=True, exist_ok=True)
-    with folder.held(), RunStore(folder.database) as store:
-        run = Run(config, inputs, folder, store, listener)
-        remember_inputs(run, clock)
-        bank, uniform_bank = calibrate_stage(run)
-        found = search_stage(run, bank)
-        pruned, choice = prune_stage(run, bank, found)
-        rows = evaluate_stage(run, pruned, choice, uniform_bank)
-        export = export_stage(run, pruned, choice, rows)
-        return report_stage(run, rows, found, choice, export)
+    with folder.held():
+        if not folder.holds_a_run:
+            # On disk before the database, so that a folder with a database can always be resumed.
+            with written_whole(folder.config) as path:
+                path.write_text(to_yaml(config))
+        with RunStore(folder.database) as store:
+            return run_stages(Run(config, inputs, folder, store, listener), clock.seconds)
+
+
+def run_stages(run: Run, load_seconds: float) -> Report:
+    """Every stage after loading; each goes on from what the run folder holds."""
+    remember_inputs(run, load_seconds)
+    bank, uniform_bank = calibrate_stage(run)
+    found = search_stage(run, bank)
+    pruned, choice = prune_stage(run, bank, found)
+    rows = evaluate_stage(run, pruned, choice, uniform_bank)
+    export = export_stage(run, pruned, choice, rows)
+    return report_stage(run, rows, found, choice, export)
 
 
 def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
@@ -94,20 +103,17 @@ def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
     return run_pipeline(build_config([read_yaml(folder.config)]), root, listener)
 
 
-def remember_inputs(run: Run, clock: StageClock) -> None:
-    """Write what the run is, or check that the model and the text are still what they were."""
+def remember_inputs(run: Run, load_seconds: float) -> None:
+    """Store what the model and the text are, or check that they are still what they were."""
     known = run.store.stage("load")
-    if known is not None and known.payload != run.inputs.fingerprints:
+    if known is None:
+        run.store.end_stage("load", load_seconds, run.inputs.fingerprints)
+    elif known.payload != run.inputs.fingerprints:
         changed = [name for name, value in run.inputs.fingerprints.items() if known.payload.get(name) != value]
         raise RunFolderError(
             f"{run.folder.root} was begun with other data: {', '.join(changed)} changed since; "
             "bring the files back or choose another --out folder"
         )
-    if not run.folder.holds_a_run:
-        with written_whole(run.folder.config) as path:
-            path.write_text(to_yaml(run.config))
-    if known is None:
-        run.store.end_stage("load", clock.seconds, run.inputs.fingerprints)
 
 
 def calibrate_stage(run: Run) -> tuple[WeightBank, WeightBank | None]:

@@ -1,4 +1,4 @@
-"""Run the pipeline and kill the process with SIGKILL at one event. A script: `killed_run.py CONFIG DIR STAGE EVENT DONE`.
+"""Run the pipeline and kill the process with SIGKILL at one event: `killed_run.py CONFIG DIR STAGE EVENT DONE`.
 
 `EVENT` is `started`, `advanced` or `ended`; `DONE` counts the steps of an advanced stage.
 """

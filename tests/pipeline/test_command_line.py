@@ -188,3 +188,32 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
         for verb, command in commands.items()
     }
     assert flags == expected
+
+
+def test_an_export_with_its_own_code_is_evaluated_only_when_trusted(
+    invoke: Invoke, small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(to_yaml(small_config))
+    assert invoke("prune", small_config.model.name, "--config", config, "--out", tmp_path / "out").exit_code == 0
+    exported = tmp_path / "out" / "exported"
+    assert (exported / "modeling_secateur.py").is_file(), "this run's best architecture differs between layers"
+    assert (exported / "model.safetensors").stat().st_mode & 0o444 == 0o444, "others may read what is exported"
+    arguments = ("evaluate", exported, "--data", small_config.data.sources[0], "--sequence-length", 64)
+    assert_refused(invoke(*arguments), "--trust-remote-code")
+    assert "ppl-64" in invoke(*arguments, "--trust-remote-code").stdout
+
+
+@pytest.mark.parametrize(("importance", "reconstruction"), [("taylor", "none"), ("wanda", "least_squares")])
+def test_every_importance_and_reconstruction_runs(
+    invoke: Invoke, small_config: RunConfig, tmp_path: Path, importance: str, reconstruction: str
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(to_yaml(small_config))
+    chosen = (f"pruning.importance={importance}", f"pruning.reconstruction={reconstruction}")
+    settings = [part for assignment in chosen for part in ("--set", assignment)]
+    result = invoke("prune", small_config.model.name, "--config", config, "--out", tmp_path / "out", *settings)
+    assert result.exit_code == 0, result.output
+    choice = json.loads((tmp_path / "out" / "report.json").read_text())["choice"]
+    assert choice["kl_after_sequential"] is None
+    assert not choice["sequential_kept"]

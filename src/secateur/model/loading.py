@@ -84,6 +84,11 @@ def load_causal_model(
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds for a bad checkpoint
         reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason and not trust_remote_code:
+            raise ModelError(
+                f"model {name!r} comes with its own modelling code, which is not run unless asked for; read it, then add"
+                " --trust-remote-code (evaluate) or --set model.trust_remote_code=true (prune)"
+            ) from error
         raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}") from error
     model, loading = loaded
     absent = sorted(loading["missing_keys"])

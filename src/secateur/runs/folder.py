@@ -78,9 +78,18 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(partial)
         raise
+    _give_usual_permissions(partial)
     if path.is_dir():
         remove(path)
     partial.replace(path)
+
+
+def _give_usual_permissions(path: Path) -> None:
+    """Let the umask decide who may read: safetensors writes files that only their owner can."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
 
 
 def remove(path: Path) -> None:

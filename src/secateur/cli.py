@@ -153,7 +153,7 @@ def run_and_print(root: Path, work: Any) -> None:
     console.print(architecture_table(report))
     console.print(final_table(report))
     for line in summary_lines(report):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     console.print(f"result: {root / 'exported'}", highlight=False, soft_wrap=True)
 
 

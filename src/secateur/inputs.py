@@ -29,12 +29,9 @@ class Inputs:
     @property
     def summary(self) -> str:
         shape = self.dense.shape
-        tokens = ", ".join(f"{role} {token_set.num_tokens:,}" for role, token_set in self.sets.items())
-        return (
-            f"{self.dense.family.model_type}, {shape.num_layers} layers, "
-            f"{shape.decoder_parameters:,} decoder parameters"
-            f"; tokens: {tokens}"
-        )
+        tokens = " + ".join(f"{token_set.num_tokens:,}" for token_set in self.sets.values())
+        sizes = f"{shape.num_layers} layers, {shape.decoder_parameters:,} decoder parameters"
+        return f"{self.dense.family.model_type}, {sizes}, {tokens} tokens"
 
 
 def check_folder(folder: RunFolder, config: RunConfig) -> None:

@@ -208,7 +208,7 @@ def measure_batch(
     run: Run, stitched: StitchedModel, protocol: Protocol, batch: list[Candidate], clock: StageClock
 ) -> list[Measurement]:
     """Measure what the database does not hold yet; every measurement is stored before the next begins."""
-    run.store.add_candidates(batch[0].round if batch else 0, [(c.architecture.key, c.model_dump_json()) for c in batch])
+    run.store.add_candidates([(c.architecture.key, c.round, c.model_dump_json()) for c in batch])
     measured = []
     # Neighbours in this order share their first layers, which are then computed once.
     for candidate in sorted(batch, key=lambda c: c.architecture.widths):
@@ -220,7 +220,7 @@ def measure_batch(
             measurement = measure(stitched, candidate.architecture, protocol)
             run.store.add_measurement(key, protocol.key, measurement.model_dump_json())
         measured.append(measurement)
-        clock.advance(f"KL {measurement.kl:.4f}" if measurement.kl is not None else f"failed: {measurement.reason}")
+        clock.advance(measurement.kl)
     return measured
 
 
@@ -285,7 +285,7 @@ def evaluate_stage(
         def add_row(name: str, architecture: Architecture, scores: WindowScores, seconds: float) -> None:
             length, confidence = tokens.sequence_length, config.evaluation.confidence
             rows.append(model_row(name, dense.shape, architecture, scores, seconds, length, bootstrap, confidence))
-            clock.advance(f"{name} perplexity {rows[-1].perplexity.value:.3f}")
+            clock.advance()
 
         whole = score_model(dense.model, dense.family, inputs.walk, reference)
         add_row("dense", Architecture.dense(dense.shape), whole, 0.0)

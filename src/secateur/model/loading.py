@@ -86,7 +86,7 @@ def load_causal_model(
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason and not trust_remote_code:
             raise ModelError(
-                f"model {name!r} comes with its own modelling code, which is not run unless asked for; read it, then add"
+                f"model {name!r} comes with its own modelling code, not run unless asked for; read it, then add"
                 " --trust-remote-code (evaluate) or --set model.trust_remote_code=true (prune)"
             ) from error
         raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}") from error

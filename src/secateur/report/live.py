@@ -46,6 +46,12 @@ def ended_line(event: StageEnded) -> str:
     return f"{event.stage:<10} {event.seconds:7.1f} s{reused}  {event.note}".rstrip()
 
 
+def step_note(event: StageAdvanced) -> str:
+    if event.value is None:
+        return ""
+    return f"KL {event.value:.4f}, best {event.lowest:.4f}"
+
+
 class LiveLine:
     """Redraws the running stage; leaves one line when it ends."""
 
@@ -58,12 +64,12 @@ class LiveLine:
         if isinstance(event, StageStarted):
             self._task = self._progress.add_task(event.stage, total=event.total, note="")
         elif isinstance(event, StageAdvanced) and self._task is not None:
-            self._progress.update(self._task, completed=event.done, note=event.note)
+            self._progress.update(self._task, completed=event.done, note=step_note(event))
         elif isinstance(event, StageEnded):
             if self._task is not None:
                 self._progress.remove_task(self._task)
                 self._task = None
-            self._console.print(ended_line(event), highlight=False, soft_wrap=True)
+            self._console.print(ended_line(event), highlight=False)
 
 
 class PlainLines:
@@ -80,7 +86,7 @@ class PlainLines:
         if isinstance(event, StageEnded):
             line = ended_line(event)
         elif event.done % PLAIN_EVERY == 0:
-            line = f"{event.stage:<10} {event.done} of {self._total or '?'}  {event.note}".rstrip()
+            line = f"{event.stage:<10} {event.done} of {self._total or '?'}  {step_note(event)}".rstrip()
         else:
             return
         self._console.print(line, highlight=False, soft_wrap=True)

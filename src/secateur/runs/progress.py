@@ -16,11 +16,12 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageAdvanced:
-    """One step of a stage is done. `note` is short and for people: the best value so far, say."""
+    """One step of a stage is done. `value` is what the step gave, `lowest` the least of the stage so far."""
 
     stage: str
     done: int
-    note: str = ""
+    value: float | None = None
+    lowest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,14 @@ class StageClock:
         self.reused = False
         self.done = 0
         self.seconds = 0.0
+        self._lowest: float | None = None
         self._listener = listener
 
-    def advance(self, note: str = "") -> None:
+    def advance(self, value: float | None = None) -> None:
         self.done += 1
-        self._listener(StageAdvanced(self.stage, self.done, note))
+        if value is not None:
+            self._lowest = value if self._lowest is None else min(value, self._lowest)
+        self._listener(StageAdvanced(self.stage, self.done, value, self._lowest))
 
 
 @contextlib.contextmanager

@@ -77,12 +77,12 @@ class RunStore:
         rows = self._connection.execute("SELECT name, seconds, payload FROM stages ORDER BY ended_at, rowid")
         return [StageRow(name, seconds, json.loads(payload)) for name, seconds, payload in rows]
 
-    def add_candidates(self, round_number: int, records: list[tuple[str, str]]) -> None:
-        """Store proposals as (key, record) of one round; one that is known keeps its first origin."""
+    def add_candidates(self, records: list[tuple[str, int, str]]) -> None:
+        """Store proposals as (key, round, record); one that is known keeps its first origin."""
         with self._transaction():
             self._connection.executemany(
                 "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?, ?)",
-                [(key, round_number, position, record) for position, (key, record) in enumerate(records)],
+                [(key, number, position, record) for position, (key, number, record) in enumerate(records)],
             )
 
     def candidates(self) -> list[str]:

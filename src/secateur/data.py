@@ -6,7 +6,7 @@ stand in two of them, whatever files it comes from.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -80,23 +80,38 @@ def read_documents(source: str, text_field: str = "text") -> list[str]:
     Raises:
         DataError: The source is missing, is not UTF-8, or has no text in it.
     """
-    path = Path(source)
-    if source == "demo":
-        documents = [document.text for document in generate_documents(DEMO_DOCUMENTS, seed=DEMO_SEED)]
-    elif path.suffix in (".txt", ".jsonl", ".raw", ".tokens") or path.exists():
-        if not path.is_file():
-            raise DataError(f"data file {source!r} does not exist or is not a file; give .txt or .jsonl files")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"data file {source!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-        documents = list(_jsonl_texts(text, source, text_field) if path.suffix == ".jsonl" else _split(text))
-    else:
-        documents = list(_hub_texts(source, text_field))
-    documents = [stripped for document in documents if (stripped := document.strip())]
+    documents = [stripped for document in _read(source, text_field, _documents) if (stripped := document.strip())]
     if not documents:
         raise DataError(f"data source {source!r} has no text in it; give a file with at least one document")
     return documents
+
+
+def read_rows(source: str, text_field: str = "text") -> list[str]:
+    """Read a source as the rows of a data set, for published perplexities.
+
+    Documents where `read_documents` finds `<|endoftext|>`, fields or generated ones; else the lines of the file as the
+    data sets' own loaders give them: a file with blank lines keeps its line ends and has empty rows where it is blank
+    (WikiText), one without loses its line ends (Penn Treebank).
+
+    Raises:
+        DataError: As `read_documents`.
+    """
+    return list(_read(source, text_field, _rows))
+
+
+def _read(source: str, text_field: str, split: Callable[[str], list[str]]) -> Iterable[str]:
+    path = Path(source)
+    if source == "demo":
+        return [document.text for document in generate_documents(DEMO_DOCUMENTS, seed=DEMO_SEED)]
+    if path.suffix not in (".txt", ".jsonl", ".raw", ".tokens") and not path.exists():
+        return _hub_texts(source, text_field)
+    if not path.is_file():
+        raise DataError(f"data file {source!r} does not exist or is not a file; give .txt or .jsonl files")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"data file {source!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return _jsonl_texts(text, source, text_field) if path.suffix == ".jsonl" else split(text)
 
 
 def build_token_sets(
@@ -154,20 +169,19 @@ def assign_documents(
     return assigned
 
 
-def perplexity_windows(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TokenSet:
+def perplexity_windows(rows: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TokenSet:
     """Cut text the way published perplexities do: `ppl-128` with a length of 128, `ppl-2048` with 2048.
 
-    Documents are joined by a blank line and tokenised once (one BOS at the very start, if the tokenizer has one), cut
-    into windows that do not overlap, the remainder dropped.
+    Rows (see `read_rows`) are joined by a blank line, tokenised once (one BOS at the very start, if the tokenizer has
+    one) and cut into windows that do not overlap, the remainder dropped.
 
     Source:
-        LLM-Pruner's evaluation (arXiv 2305.11627), which joins the rows of a data set; here a row is a document as
-        `read_documents` cuts it, so rows of a heading and rows of white space inside a `.txt` file fall together.
+        LLM-Pruner's evaluation (arXiv 2305.11627), after GPTQ's (arXiv 2210.17323).
 
     Raises:
         DataError: There is less text than one window.
     """
-    ids = _encode(tokenizer, "\n\n".join(documents), only_bos=True)
+    ids = _encode(tokenizer, "\n\n".join(rows), only_bos=True)
     windows = len(ids) // sequence_length
     if windows == 0:
         raise DataError(
@@ -198,7 +212,16 @@ def _role_by_hash(document: str) -> Role:
     return Role.EVALUATION
 
 
-def _split(text: str) -> list[str]:
+def _rows(text: str) -> list[str]:
+    if DOCUMENT_SEPARATOR in text:
+        return text.split(DOCUMENT_SEPARATOR)
+    lines = text.splitlines(keepends=True)
+    if all(line.strip() for line in lines):
+        return [line.strip() for line in lines]
+    return [line if line.strip() else "" for line in lines]
+
+
+def _documents(text: str) -> list[str]:
     if DOCUMENT_SEPARATOR in text:
         return text.split(DOCUMENT_SEPARATOR)
     lines = text.splitlines()

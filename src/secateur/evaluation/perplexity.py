@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.data import Role, TokenSet, perplexity_windows, read_documents
+from secateur.data import Role, TokenSet, perplexity_windows, read_rows
 from secateur.demo import decoder_path
 from secateur.errors import DataError
 from secateur.model.loading import load_causal_model
@@ -48,7 +48,7 @@ def evaluate_perplexity(
 
     Args:
         model_name: Local folder, hub id, or `demo`.
-        sources: As `read_documents` takes them; may be empty for the demo model.
+        sources: As `read_rows` takes them; may be empty for the demo model.
 
     Raises:
         ModelError, DataError: The model or the text cannot be used.
@@ -57,9 +57,9 @@ def evaluate_perplexity(
         model_name, sources = str(decoder_path()), sources or ["demo"]
     if not sources:
         raise DataError("no text was given; add --data PATH")
-    documents = [document for source in sources for document in read_documents(source)]
+    rows = [row for source in sources for row in read_rows(source)]
     model, tokenizer, _ = load_causal_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
-    windows = perplexity_windows(documents, tokenizer, sequence_length)
+    windows = perplexity_windows(rows, tokenizer, sequence_length)
     losses = window_losses(model, windows, batch_tokens)
     return perplexity(losses, f"ppl-{sequence_length}", sequence_length, derive_seed(seed, "bootstrap"))
 

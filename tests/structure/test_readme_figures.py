@@ -1,0 +1,46 @@
+"""Every figure of the README's quality table is the one that the benchmark wrote."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(
+    r"^\| (?P<keep>0\.\d+) \| (?P<dense>[\d.]+) \| (?P<uniform>[\d.]+) \| (?P<wide>[\d.]+) "
+    r"\| (?P<secateur>[\d.]+) \((?P<low>[\d.]+) to (?P<high>[\d.]+)\) \| (?P<ratio>[\d.]+) \| (?P<left>\d+) % \|$",
+    flags=re.MULTILINE,
+)
+ROWS = [match.groupdict() for match in ROW.finditer((ROOT / "README.md").read_text())]
+
+
+def test_the_table_has_its_rows() -> None:
+    assert [row["keep"] for row in ROWS] == ["0.8", "0.5"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["keep"])
+def test_figures_are_those_of_the_benchmark(row: dict[str, str]) -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "stories260k.json").read_text())
+    runs = [run for run in record["runs"] if run["keep"] == float(row["keep"])]
+    assert len(runs) == 3
+
+    def median(get: str, of: str) -> float:
+        return statistics.median(run[get][of] for run in runs)
+
+    shown = {name: float(value) for name, value in row.items()}
+    secateur = [run["perplexity"]["secateur"] for run in runs]
+    expected = {
+        "dense": median("perplexity", "dense"),
+        "uniform": median("perplexity", "uniform"),
+        "wide": median("perplexity", "uniform-wide"),
+        "secateur": statistics.median(secateur),
+        "low": min(secateur),
+        "high": max(secateur),
+        "ratio": median("ratio_to", "uniform"),
+        "left": 100 * median("excess_log_perplexity_left", "uniform"),
+    }
+    for name, value in expected.items():
+        decimals = len(row[name].partition(".")[2])
+        assert shown[name] == pytest.approx(value, abs=0.51 * 10**-decimals), name

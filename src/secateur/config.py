@@ -170,8 +170,11 @@ def parse_assignment(text: str) -> dict[str, Any]:
     section = RunConfig.model_fields.get(parts[0])
     if len(parts) == 2 and section is not None and isinstance(section.annotation, type):
         field = getattr(section.annotation, "model_fields", {}).get(parts[1])
-        if field is not None and field.annotation == tuple[str, ...] and not isinstance(parsed, list):
+        kind = field.annotation if field is not None else None
+        if kind == tuple[str, ...] and not isinstance(parsed, list):
             parsed = [value]
+        elif kind in (str, str | None) and parsed is not None:
+            parsed = value.strip()  # a revision of digits is a name, not a number
     return {parts[0]: parsed} if len(parts) == 1 else {parts[0]: {parts[1]: parsed}}
 
 

@@ -245,7 +245,8 @@ def _jsonl_texts(text: str, source: str, text_field: str) -> Iterator[str]:
             ) from error
         if not isinstance(value, str):
             raise DataError(f"{source}, line {number}: field {text_field!r} is {type(value).__name__}, expected a text")
-        yield value
+        # JSON can spell half a character (a lone surrogate), which no tokenizer takes.
+        yield value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _hub_texts(source: str, text_field: str) -> Iterator[str]:

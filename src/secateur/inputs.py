@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from secateur.config import RunConfig, build_config, differing_fields, read_yaml
 from secateur.data import Role, TokenSet, assign_documents, build_token_sets
 from secateur.demo import decoder_path
-from secateur.errors import ModelError, RunFolderError
+from secateur.errors import BudgetError, ModelError, RunFolderError
 from secateur.model.families import find_family
 from secateur.model.loading import DenseModel, load_dense, read_model_type
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import importance_order
 from secateur.runs.folder import RunFolder
+from secateur.schema import derive_seed
+from secateur.search.rounds import FEWEST_PAIRS
 from secateur.space.cost import Budget
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
 
 
@@ -47,6 +50,17 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
             )
     elif folder.root.is_dir() and any(not path.name.startswith(".") for path in folder.root.iterdir()):
         raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
+
+
+def refuse_too_few(space: SearchSpace, budget: Budget, seed: int) -> None:
+    """Refuse a band that holds fewer architectures than a predictor can learn from."""
+    found = len(sample_architectures(space, budget, FEWEST_PAIRS, derive_seed(seed, "count")))
+    if found < FEWEST_PAIRS:
+        raise BudgetError(
+            f"only {found} architectures of the search space are inside the budget band, at least {FEWEST_PAIRS} are "
+            "needed to learn from; lower --keep, widen the band (budget.band) or the space (space.ffn_levels, "
+            "space.protect_first, space.protect_last)"
+        )
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -98,5 +112,6 @@ def load_inputs(config: RunConfig) -> Inputs:
     )
     budget = Budget.from_keep(dense.shape, config.budget.keep, config.budget.band)
     space.check(budget)
+    refuse_too_few(space, budget, config.seed)
     fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
     return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints)

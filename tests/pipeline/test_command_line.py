@@ -67,6 +67,7 @@ BAD_VALUES = {
     "missing folder": (("./nowhere",), ("'./nowhere' does not exist",)),
     "keep above one": (("MODEL", "--keep", "1.5"), ("(0, 1]", "1.5")),
     "keep of nothing": (("MODEL", "--keep", "0"), ("(0, 1]",)),
+    "nothing to cut": (("MODEL", "--keep", "1"), ("only 1 architectures", "lower --keep")),
     "unknown section": (("MODEL", "--set", "serch.rounds=1"), ("'serch'", "did you mean 'search'?")),
     "unknown key": (("MODEL", "--set", "search.measurments=50"), ("'search.measurments'", "'measurements'?")),
     "not an assignment": (("MODEL", "--set", "search.rounds"), ("section.field=value",)),

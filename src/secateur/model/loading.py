@@ -32,7 +32,8 @@ class DenseModel:
         hasher = hashlib.sha256()
         for name, parameter in sorted(self.model.named_parameters()):
             flat = parameter.detach().flatten()
-            spread = flat[:: max(1, len(flat) // 64)][:64].float().cpu()
+            positions = torch.linspace(0, len(flat) - 1, min(64, len(flat)), dtype=torch.float64).long()
+            spread = flat[positions.to(flat.device)].float().cpu()
             hasher.update(f"{name}{tuple(parameter.shape)}".encode() + spread.numpy().tobytes())
         return hasher.hexdigest()[:16]
 
@@ -70,17 +71,18 @@ def load_causal_model(
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelError(f"model folder {name!r} does not exist; give a local folder, a hub id, or 'demo'")
     target = choose_device(device)
+
+    def load(wanted: torch.dtype | str) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return AutoModelForCausalLM.from_pretrained(  # type: ignore[return-value]
+            name, dtype=wanted, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-        stored = str(config.dtype or torch.float32).removeprefix("torch.")
+        # A config that does not say what its tensors are stored in is rare; only loading them tells.
+        stored = str(config.dtype or load("auto")[0].dtype).removeprefix("torch.")
         chosen = dtype if dtype != "auto" else ("float32" if target.type == "cpu" else stored)
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-            name,
-            dtype=DTYPES[chosen],
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+        model, loading = load(DTYPES[chosen])
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds for a bad checkpoint
         reason = " ".join(str(error).split())
@@ -90,7 +92,6 @@ def load_causal_model(
                 " --trust-remote-code (evaluate) or --set model.trust_remote_code=true (prune)"
             ) from error
         raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}") from error
-    model, loading = loaded
     absent = sorted(loading["missing_keys"])
     if absent:
         raise ModelError(
@@ -112,7 +113,7 @@ def read_model_type(name: str) -> str:
         return ""
     try:
         return str(json.loads(path.read_text())["model_type"])
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ModelError(
             f"{path} is not a model's config: {type(error).__name__}: {error}; give a folder that save_pretrained wrote"
         ) from error

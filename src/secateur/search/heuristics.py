@@ -56,7 +56,7 @@ def uniform_architectures(shape: DenseShape, budget: Budget) -> list[Architectur
     returned rounds so; the second removes one head more and leaves the FFN wider.
     """
     ratio = 1 - budget.ceiling / shape.decoder_parameters
-    removed = int(shape.num_kv_heads * ratio)
+    removed = int(shape.num_kv_heads * ratio + 1e-9)  # 40 * (1 - 0.8) is 7.999...
     found = []
     for kv_heads in (shape.num_kv_heads - removed, shape.num_kv_heads - removed - 1):
         if kv_heads < 1:

@@ -17,8 +17,10 @@ from secateur.space.cost import Budget
 from secateur.space.encoding import FeatureTable, feature_table
 from secateur.space.search_space import SearchSpace
 
-# Fewer pairs than this fit nothing: leaves hold three pairs and cross-validation takes a fifth away.
+# The predictor's settings are made for this many pairs or more.
 FEWEST_PAIRS = 25
+# With failed measurements it has to do with fewer, but cross-validation needs one pair per fold.
+FEWEST_TO_FIT = 5
 
 MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
 
@@ -97,11 +99,11 @@ def _one_round(
 ) -> tuple[PredictorQuality, list[Candidate]]:
     """Fit the predictor on what is measured, judge it, and propose `count` candidates."""
     pairs = ranked(measured)
-    if len(pairs) < min(FEWEST_PAIRS, len(measured)) or len(pairs) < 5:
-        reasons = {m.reason for m in measured if m.reason}
+    if len(pairs) < max(FEWEST_TO_FIT, len(measured) / 2):
+        reasons = sorted({m.reason for m in measured if m.reason})
+        why = f"{reasons[0]}; check the model and its dtype" if reasons else "the budget band holds no more"
         raise SecateurError(
-            f"only {len(pairs)} of {len(measured)} measurements succeeded, too few to fit a predictor "
-            f"({'; '.join(sorted(reasons)[:1])}); check the model and its dtype"
+            f"only {len(pairs)} of {len(measured)} measurements succeeded, too few to fit a predictor ({why})"
         )
     levels = np.array([space.levels(measurement.architecture) for measurement in pairs])
     kl = np.array([measurement.kl for measurement in pairs])

@@ -61,8 +61,9 @@ class Budget:
         """
         if not 0 < keep <= 1:
             raise BudgetError(f"--keep must be a share in (0, 1], got {keep}; 0.8 keeps 80 % of the decoder parameters")
-        ceiling = int(shape.decoder_parameters * keep)
-        return cls(ceiling=ceiling, floor=max(1, int(shape.decoder_parameters * (keep - band))))
+        # Rounded first: 3000 * 0.57 is 1709.999... in floating point.
+        ceiling = int(round(shape.decoder_parameters * keep, 6))
+        return cls(ceiling=ceiling, floor=max(1, int(round(shape.decoder_parameters * (keep - band), 6))))
 
     def admits(self, decoder_parameters: int) -> bool:
         return self.floor <= decoder_parameters <= self.ceiling

@@ -26,7 +26,7 @@ def hardware_multiple(width: int) -> int:
 
 def level_grid(num_groups: int, num_levels: int, multiple: int) -> list[int]:
     """Spread widths evenly over [0, num_groups], aligned to `multiple`; 0 and the dense width are always among them."""
-    inner = (round(num_groups * step / (num_levels - 1) / multiple) * multiple for step in range(num_levels))
+    inner = (round(num_groups * step / (num_levels - 1) / multiple) * multiple for step in range(num_levels - 1))
     return sorted({0, num_groups} | {width for width in inner if width < num_groups})
 
 

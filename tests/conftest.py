@@ -1,0 +1,199 @@
+"""Tiny decoders built from transformers' config classes, one per family, with random weights. No network, ever."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# transformers reads these when it is imported; the second keeps exported modelling files out of the user's cache.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="secateur-test-modules-")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from secateur.data import Role, TokenSet
+from secateur.model.families import find_family
+from secateur.model.loading import DenseModel
+from secateur.model.shape import read_shape
+from secateur.model.walk import DecoderWalk
+from secateur.pruning.bank import WeightBank, build_bank
+from secateur.pruning.calibration import ModuleStatistics, calibrate
+from secateur.space.architecture import Architecture
+from secateur.space.search_space import SearchSpace
+
+VOCABULARY = 96
+NUM_LAYERS = 3
+KV_HEADS = 4
+FFN_WIDTH = 48
+WIDTHS = ((0, 1, 2, 3, 4), (0, 8, 16, 24, 32, 40, 48)) * NUM_LAYERS
+
+ARCHITECTURES = {
+    "dense": (4, 48, 4, 48, 4, 48),
+    "uniform": (3, 40, 3, 40, 3, 40),
+    "one-head": (1, 16, 1, 16, 1, 16),
+    "uniform-without-layer": (2, 32, 0, 0, 2, 32),
+    "varied": (3, 32, 1, 48, 4, 16),
+    "attention-gone": (4, 48, 0, 24, 2, 40),
+    "mlp-gone": (2, 0, 4, 48, 3, 16),
+    "layer-gone": (3, 32, 0, 0, 2, 48),
+    "first-attention-gone": (0, 40, 2, 16, 4, 0),
+    "first-layer-gone": (0, 0, 3, 32, 1, 48),
+    "no-attention-at-all": (0, 48, 0, 8, 0, 48),
+}
+
+torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dense model with all that is made from it once. Shared between tests, so none may change it."""
+
+    dense: DenseModel
+    walk: DecoderWalk
+    calibration: TokenSet
+    selection: TokenSet
+    statistics: list[ModuleStatistics]
+    bank: WeightBank
+    space: SearchSpace
+
+
+@cache
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer with one token per word w3, w4, ..., and <s>, </s>, <unk> as the first three."""
+    words = ["<s>", "</s>", "<unk>", *(f"w{number}" for number in range(3, VOCABULARY))]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(
+    family: str = "llama", queries_per_group: int = 2, tied: bool = False, seed: int = 0, **overrides: Any
+) -> PreTrainedModel:
+    """A decoder with random weights, large enough that its logits are far from uniform."""
+    prefix = find_family(family).class_prefix
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": KV_HEADS * queries_per_group,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": 8,
+        "intermediate_size": FFN_WIDTH,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.2,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    if family == "mistral":
+        settings["sliding_window"] = None
+    config = getattr(transformers, f"{prefix}Config")(**(settings | overrides))
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config).float()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # norms begin at one and biases at zero, where a mistake would not show
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            if name == "model.norm.weight":
+                parameter.mul_(3)
+    return model.eval().requires_grad_(False)
+
+
+def build_dense(*args: Any, stored_dtype: str = "float32", **kwargs: Any) -> DenseModel:
+    model = build_model(*args, **kwargs)
+    family = find_family(model.config.model_type)
+    return DenseModel("tiny", model, build_tokenizer(), family, read_shape(model, family), stored_dtype)
+
+
+def build_tokens(role: Role = Role.SELECTION, num_windows: int = 4, length: int = 12, seed: int = 0) -> TokenSet:
+    generator = torch.Generator().manual_seed(1_000 * list(Role).index(role) + seed)
+    return TokenSet(role, torch.randint(VOCABULARY, (num_windows, length), generator=generator))
+
+
+@cache
+def prepare_dense(
+    family: str = "llama", queries_per_group: int = 2, tied: bool = False, refit: bool = True, window: int | None = None
+) -> Prepared:
+    overrides: dict[str, Any] = {} if window is None else {"sliding_window": window}
+    dense = build_dense(family, queries_per_group, tied, **overrides)
+    calibration = build_tokens(Role.CALIBRATION, num_windows=16)
+    statistics = calibrate(dense, calibration, batch_tokens=96, seed=0)
+    return Prepared(
+        dense=dense,
+        walk=DecoderWalk(dense.model, dense.family),
+        calibration=calibration,
+        selection=build_tokens(Role.SELECTION),
+        statistics=statistics,
+        bank=build_bank(dense, statistics, WIDTHS, refit=refit),
+        space=SearchSpace(shape=dense.shape, options=WIDTHS),
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_dense() -> Callable[..., DenseModel]:
+    """Make a fresh dense model; arguments as `build_model`."""
+    return build_dense
+
+
+@pytest.fixture(scope="session")
+def make_tokens() -> Callable[..., TokenSet]:
+    """Make a set of random tokens for a role."""
+    return build_tokens
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Callable[..., Prepared]:
+    """Give a calibrated dense model with its weight bank, made once per choice of arguments."""
+    return prepare_dense
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Prepared:
+    """A Llama with two query heads per KV head."""
+    return prepare_dense()
+
+
+@pytest.fixture(params=ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def architecture(request: pytest.FixtureRequest) -> Architecture:
+    return Architecture.from_widths(request.param)
+
+
+@pytest.fixture(scope="session")
+def save_model() -> Callable[..., Path]:
+    """Write a tiny model with its tokenizer into a folder, as anybody's checkpoint."""
+
+    def save(folder: Path, *args: Any, **kwargs: Any) -> Path:
+        build_model(*args, **kwargs).save_pretrained(folder)
+        build_tokenizer().save_pretrained(folder)
+        return folder
+
+    return save

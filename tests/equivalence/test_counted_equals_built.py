@@ -1,0 +1,58 @@
+"""The cost counted equals the parameters, FLOPs and cache bytes of the pruned model."""
+
+import pytest
+from torch import nn
+
+from secateur.model.families import FAMILIES
+from secateur.pruning.surgery import prune
+from secateur.space.cost import cost_of
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("ratio", [1, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cost_is_what_the_pruned_model_has(prepare, family, ratio, tied, architecture):
+    prepared = prepare(family, ratio, tied)
+    pruned = prune(prepared.dense, prepared.bank, architecture)
+    layers = pruned.model.layers
+    cost = cost_of(prepared.dense.shape, architecture)
+
+    assert cost.decoder_parameters == sum(p.numel() for p in layers.parameters())
+    assert cost.total_parameters == sum(p.numel() for p in pruned.parameters())
+    linear = [module for module in layers.modules() if isinstance(module, nn.Linear)]
+    assert cost.flops_per_token == 2 * sum(module.in_features * module.out_features for module in linear)
+    cached = [module.weight.shape[0] for name, module in layers.named_modules() if name.endswith(("k_proj", "v_proj"))]
+    assert cost.kv_cache_bytes_per_token == 2 * sum(cached)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_space_counts_is_what_the_pruned_model_has(prepare, family, architecture):
+    prepared = prepare(family)
+    pruned = prune(prepared.dense, prepared.bank, architecture)
+    counted = prepared.space.decoder_parameters(prepared.space.levels(architecture))
+    assert counted == sum(p.numel() for p in pruned.model.layers.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_linear_layers_say_their_own_size(prepare, family, architecture):
+    prepared = prepare(family)
+    pruned = prune(prepared.dense, prepared.bank, architecture)
+    for module in pruned.model.layers.modules():
+        if isinstance(module, nn.Linear):
+            assert (module.out_features, module.in_features) == tuple(module.weight.shape)
+            assert module.bias is None or len(module.bias) == module.out_features
+
+
+@pytest.mark.parametrize(
+    "biases", [{"attention_bias": True}, {"mlp_bias": True}, {"attention_bias": True, "mlp_bias": True}]
+)
+def test_biases_of_the_output_projections_are_counted_once_per_block(make_dense, make_tokens, biases, architecture):
+    from secateur.data import Role
+    from secateur.pruning.bank import build_bank
+    from secateur.pruning.calibration import calibrate
+
+    dense = make_dense("llama", **biases)
+    statistics = calibrate(dense, make_tokens(Role.CALIBRATION), batch_tokens=48, seed=0)
+    bank = build_bank(dense, statistics, [{width} for width in architecture.widths])
+    pruned = prune(dense, bank, architecture)
+    assert cost_of(dense.shape, architecture).total_parameters == sum(p.numel() for p in pruned.parameters())

@@ -1,0 +1,106 @@
+import random
+
+import pytest
+import torch
+
+from secateur.data import Role
+from secateur.evaluation.divergence import DenseReference
+from secateur.evaluation.stitched import StitchedModel, measure
+from secateur.model.walk import DecoderWalk
+from secateur.pruning.bank import build_bank
+from secateur.pruning.calibration import calibrate
+from secateur.space.architecture import Architecture
+from secateur.space.candidate import Protocol
+
+PROTOCOL = Protocol(model="m", tokens="t", num_tokens=48, sequence_length=12, dtype="torch.float32", bank="b")
+
+
+@pytest.fixture
+def architectures(prepared):
+    rng = random.Random(0)
+    drawn = [tuple(rng.choice(options) for options in prepared.space.options) for _ in range(12)]
+    # Neighbours that differ late, early and not at all, as a search proposes them.
+    drawn += [(*drawn[0][:5], 8), (0, *drawn[0][1:]), drawn[0], (*drawn[0][:3], 0, *drawn[0][4:])]
+    return [Architecture.from_widths(widths) for widths in drawn]
+
+
+def stitched(prepared, cache_bytes):
+    return StitchedModel(
+        prepared.walk, prepared.bank, DenseReference(prepared.walk, prepared.selection, batch_windows=3), cache_bytes
+    )
+
+
+STATE_BYTES = 48 * 32 * 4
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2 * STATE_BYTES, 4 * STATE_BYTES, 1 << 30])
+def test_results_do_not_depend_on_the_order_or_on_what_is_kept(prepared, architectures, cache_bytes):
+    alone = {each.key: stitched(prepared, 0).score(each) for each in architectures}
+    rng = random.Random(cache_bytes)
+    together = stitched(prepared, cache_bytes)
+    for order in (
+        architectures,
+        architectures[::-1],
+        sorted(architectures, key=lambda a: a.widths),
+        rng.sample(architectures, 16),
+    ):
+        for architecture in order:
+            scores = together.score(architecture)
+            assert torch.equal(scores.kl, alone[architecture.key].kl)
+            assert torch.equal(scores.loss, alone[architecture.key].loss)
+
+
+def test_a_width_that_the_bank_lacks_spoils_nothing_measured_later(prepared, architectures):
+    model = stitched(prepared, 1 << 30)
+    model.score(architectures[0])
+    with pytest.raises(KeyError):
+        model.score(Architecture.from_widths((*architectures[0].widths[:3], 7, *architectures[0].widths[4:])))
+    for architecture in architectures:
+        assert torch.equal(model.score(architecture).kl, stitched(prepared, 0).score(architecture).kl)
+
+
+def test_what_agrees_with_the_last_candidate_is_not_computed_again(prepared):
+    walked = []
+
+    class CountingWalk(DecoderWalk):
+        def block(self, layer_index, kind, hidden, weights=None):
+            walked.append((layer_index, kind))
+            return super().block(layer_index, kind, hidden, weights)
+
+    walk = CountingWalk(prepared.dense.model, prepared.dense.family)
+    reference = DenseReference(walk, prepared.selection, batch_windows=4)
+    model = StitchedModel(walk, prepared.bank, reference, cache_bytes=1 << 30)
+    model.score(Architecture.from_widths((4, 48, 3, 40, 2, 24)))
+    walked.clear()
+    model.score(Architecture.from_widths((4, 48, 3, 40, 2, 16)))
+    assert walked == [(2, "mlp")]
+    walked.clear()
+    model.score(Architecture.from_widths((4, 48, 0, 40, 2, 16)))
+    assert len(walked) == 3
+
+
+def test_a_measurement_holds_the_means_over_windows(prepared, architectures):
+    measured = measure(stitched(prepared, 0), architectures[0], PROTOCOL)
+    scores = stitched(prepared, 0).score(architectures[0])
+    assert measured.status == "measured"
+    assert measured.kl == float(scores.kl.mean())
+    assert measured.loss == float(scores.loss.mean())
+    assert measured.protocol == PROTOCOL.key
+    assert measured.architecture == architectures[0]
+    assert measured.seconds > 0
+
+
+def test_a_weight_that_is_not_a_number_is_a_failed_measurement(make_dense, make_tokens, prepared):
+    dense, calibration = make_dense(), make_tokens(Role.CALIBRATION)
+    statistics = calibrate(dense, calibration, batch_tokens=48, seed=0)
+    widths = [{2, 4}, {24, 48}] * 3
+    bank = build_bank(dense, statistics, widths)
+    walk = DecoderWalk(dense.model, dense.family)
+    reference = DenseReference(walk, make_tokens(), batch_windows=4)
+    bank.modules[1].outputs[24][0, 0] = float("nan")
+    model = StitchedModel(walk, bank, reference, cache_bytes=1 << 30)
+    failed = measure(model, Architecture.from_widths((4, 24, 4, 48, 4, 48)), PROTOCOL)
+    assert (failed.status, failed.kl, failed.loss) == ("failed", None, None)
+    assert "not finite" in failed.reason
+    # The next candidate, which does not use that weight, is measured as if nothing had happened.
+    assert measure(model, Architecture.from_widths((4, 48, 2, 48, 4, 24)), PROTOCOL).status == "measured"

@@ -1,0 +1,135 @@
+"""What the streaming pass gathers, against the same statistics of the whole set at once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from secateur.data import Role
+from secateur.model.families import FAMILIES
+from secateur.model.shape import decoder_layers, group_tensors, module_of
+from secateur.pruning.calibration import calibrate
+
+
+def output_projection(dense, index):
+    layer, kind = module_of(index)
+    tensors = group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind)
+    return next(projection for projection, axis in tensors.values() if axis == 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gram_is_the_mean_outer_product_of_the_inputs(prepare, family):
+    prepared = prepare(family)
+    seen = {}
+    handles = [
+        output_projection(prepared.dense, index).register_forward_pre_hook(
+            lambda _module, args, index=index: seen.update({index: args[0].flatten(0, 1)})
+        )
+        for index in range(prepared.dense.shape.num_modules)
+    ]
+    prepared.dense.model(input_ids=prepared.calibration.tokens)
+    for handle in handles:
+        handle.remove()
+    for index, statistics in enumerate(prepared.statistics):
+        expected = torch.stack([torch.outer(x, x) for x in seen[index]]).mean(0)
+        torch.testing.assert_close(statistics.gram, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_taylor_is_the_gradient_of_the_texts_own_loss(prepare, make_dense, family):
+    prepared = prepare(family)
+    dense = make_dense(family)
+    dense.model.requires_grad_(True)
+    tokens = prepared.calibration.tokens
+    logits = dense.model(input_ids=tokens).logits
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
+    for index, statistics in enumerate(prepared.statistics):
+        layer, kind = module_of(index)
+        tensors = group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind)
+        num_groups = dense.shape.block(kind).num_groups
+        expected = torch.zeros(num_groups)
+        for projection, axis in tensors.values():
+            product = (projection.weight * projection.weight.grad).abs().detach()
+            for group, part in enumerate(product.chunk(num_groups, dim=axis)):
+                expected[group] += part.sum()
+        torch.testing.assert_close(statistics.taylor, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_statistics_do_not_depend_on_the_batch_size(make_dense, make_tokens):
+    dense, tokens = make_dense("qwen2"), make_tokens(Role.CALIBRATION, num_windows=6)
+    one = calibrate(dense, tokens, batch_tokens=1, seed=3)
+    all_ = calibrate(dense, tokens, batch_tokens=10_000, seed=3)
+    for left, right in zip(one, all_, strict=True):
+        torch.testing.assert_close(left.gram, right.gram, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(left.taylor, right.taylor, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(left.gradient_moment, right.gradient_moment, atol=1e-3, rtol=1e-3)
+
+
+def test_the_gradient_moment_is_symmetric_and_has_no_negative_direction(prepared):
+    for statistics in prepared.statistics:
+        moment = statistics.gradient_moment
+        torch.testing.assert_close(moment, moment.T)
+        values = torch.linalg.eigvalsh(moment.double())
+        assert values.min() > -1e-6 * values.max()
+        assert values.max() > 0
+
+
+def test_the_gradient_moment_is_the_fisher_information_of_the_output(make_dense, make_tokens):
+    """At the last MLP, g follows from the head alone, and its expectation over labels can be written down.
+
+    With J the derivative of the logits with respect to the residual stream, E[g g^T] is the mean over tokens of
+    J^T (diag(p) - p p^T) J.
+    """
+    dense, tokens = make_dense(), make_tokens(Role.CALIBRATION, num_windows=80)
+    samples = [calibrate(dense, tokens, batch_tokens=960, seed=seed)[-1].gradient_moment for seed in range(10)]
+    moment = torch.stack(samples).mean(0)
+    streams = []
+    handle = dense.model.model.norm.register_forward_pre_hook(lambda _module, args: streams.append(args[0]))
+    dense.model(input_ids=tokens.tokens)
+    handle.remove()
+    points = streams[0].flatten(0, 1)
+
+    def head(point):
+        return dense.model.lm_head(dense.model.model.norm(point))
+
+    jacobian = torch.func.vmap(torch.func.jacrev(head))(points)
+    p = torch.func.vmap(head)(points).softmax(-1)
+    fisher = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    expected = torch.einsum("tvh,tvw,twk->hk", jacobian, fisher, jacobian) / len(points)
+    assert (moment - expected).norm() < 0.1 * expected.norm()
+
+
+def test_another_seed_samples_other_labels(make_dense, make_tokens):
+    dense, tokens = make_dense(), make_tokens(Role.CALIBRATION)
+    one, other = (calibrate(dense, tokens, batch_tokens=48, seed=seed)[0] for seed in (0, 1))
+    assert torch.equal(one.gram, other.gram)
+    assert not torch.allclose(one.gradient_moment, other.gradient_moment)
+
+
+def test_the_dense_model_is_left_frozen_and_without_gradients(make_dense, make_tokens):
+    dense = make_dense("qwen2")
+    before = {name: tensor.clone() for name, tensor in dense.model.state_dict().items()}
+    calibrate(dense, make_tokens(Role.CALIBRATION), batch_tokens=24, seed=0)
+    for name, parameter in dense.model.named_parameters():
+        assert not parameter.requires_grad, name
+        assert parameter.grad is None, name
+        assert torch.equal(parameter, before[name]), name
+    assert not any(module._forward_hooks for module in dense.model.modules())
+
+
+def test_trainable_weights_stay_trainable(make_dense, make_tokens):
+    dense = make_dense()
+    weight = dense.model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
+    calibrate(dense, make_tokens(Role.CALIBRATION), batch_tokens=24, seed=0)
+    assert weight.requires_grad
+    assert weight.grad is None
+
+
+def test_only_a_calibration_set_is_accepted(prepared):
+    with pytest.raises(ValueError, match="a calibration set is expected here, got the selection set"):
+        calibrate(prepared.dense, prepared.selection, batch_tokens=24, seed=0)
+
+
+def test_progress_is_told_after_every_batch(make_dense, make_tokens):
+    calls = []
+    calibrate(make_dense(), make_tokens(Role.CALIBRATION, num_windows=5), 24, seed=0, advance=lambda: calls.append(1))
+    assert len(calls) == 3

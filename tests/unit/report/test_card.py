@@ -1,0 +1,34 @@
+import yaml
+
+from secateur.config import RunConfig, to_yaml
+from secateur.export.checkpoint import express
+from secateur.report.card import model_card
+
+
+def card(report, prepared):
+    form = express(prepared.dense, report.choice.architecture, "bfloat16")
+    return model_card("tiny-llama", form, report.rows, report.choice, "bfloat16", to_yaml(RunConfig()))
+
+
+def test_the_line_that_loads_the_folder_comes_first(report, prepared):
+    text = card(report, prepared)
+    loading = 'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", trust_remote_code=True)'
+    assert 0 < text.index(loading) < text.index("# tiny-llama")
+    assert "ships `modeling_secateur.py`" in text
+
+
+def test_the_front_matter_is_yaml(report, prepared):
+    front = card(report, prepared).split("---")[1]
+    assert yaml.safe_load(front) == {"library_name": "transformers", "tags": ["pruned", "secateur"]}
+
+
+def test_rows_layers_and_configuration_are_all_there(report, prepared):
+    text = card(report, prepared)
+    for row in report.rows:
+        assert f"| {row.name} | {row.cost.decoder_parameters:,} |" in text
+    assert "| 0 | 3 of 4 | 24 of 48 |" in text
+    assert "| 1 | 0 of 4 | 48 of 48 |" in text
+    made_with = text.split("```yaml\n")[1].split("```")[0]
+    assert RunConfig.model_validate(yaml.safe_load(made_with)) == RunConfig()
+    share = report.row("secateur").cost.decoder_parameters / report.row("dense").cost.decoder_parameters
+    assert f"# tiny-llama, pruned to {share:.1%} of its decoder parameters" in text

@@ -1,0 +1,48 @@
+import io
+
+from rich.console import Console
+
+from secateur.report.table import architecture_table, final_table, summary_lines
+
+
+def printed(part):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(part)
+    return console.file.getvalue()
+
+
+def test_the_final_table_has_a_line_per_model_with_its_numbers(report):
+    text = printed(final_table(report))
+    assert "models/tiny at 0.6 of its decoder parameters" in text
+    assert "40 evaluation windows, packed-64" in text
+    lines = [line.strip() for line in text.splitlines()]
+    dense, uniform, secateur = (
+        next(line for line in lines if line.startswith(f"{name}  ")) for name in ("dense", "uniform", "Secateur")
+    )
+    # Half the width of an interval from 15.75 to 16.5 is 0.375.
+    assert [cell in secateur.split() for cell in ("16.00", "0.38", "0.700", "12")] == [True] * 4
+    assert f"{report.row('uniform').cost.total_parameters:,}" in uniform.split()
+    assert "0.0%" in dense.split()
+
+
+def test_the_architecture_is_shown_layer_by_layer(report):
+    text = printed(architecture_table(report))
+    assert "3 of 4" in text
+    assert "24 of 48" in text
+    assert "██████··" in text
+    assert "········" in text
+
+
+def test_the_summary_says_what_was_gained_and_how_well_the_predictor_ranks(report):
+    gain, predictor, export = summary_lines(report)
+    assert gain.startswith("perplexity is 0.50 of uniform; 50% of its excess log-perplexity")
+    assert "Kendall tau 0.81 at the budget, cross-validated on 56 pairs" in predictor
+    assert "parameter count alone 0.12" in predictor
+    assert "reconstruction error alone 0.53" in predictor
+    assert "56 architectures measured" in export
+    assert "SecateurLlamaForCausalLM, 20,000 parameters, logits within 2e-06" in export
+
+
+def test_without_baselines_no_gain_is_claimed(report):
+    alone = report.model_copy(update={"excess_log_perplexity_left": {}})
+    assert len(summary_lines(alone)) == 2

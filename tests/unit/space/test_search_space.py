@@ -1,0 +1,91 @@
+import dataclasses
+
+import pytest
+
+from secateur.errors import BudgetError, ConfigError
+from secateur.space.architecture import Architecture
+from secateur.space.cost import Budget
+from secateur.space.search_space import define_space, hardware_multiple, level_grid
+
+
+def test_widths_are_spread_evenly_and_hold_both_ends():
+    assert level_grid(48, 7, 8) == [0, 8, 16, 24, 32, 40, 48]
+    assert level_grid(8, 9, 1) == list(range(9))
+    assert level_grid(4, 9, 1) == [0, 1, 2, 3, 4]
+
+
+def test_a_dense_width_off_the_grid_is_still_there():
+    grid = level_grid(100, 5, 16)
+    assert grid[-1] == 100
+    assert all(width % 16 == 0 for width in grid[:-1])
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "num_levels", "multiple"), [(2, 9, 1), (48, 2, 8), (10, 5, 64), (11008, 9, 64), (100, 5, 16)]
+)
+def test_grids_are_ascending_without_doubles(num_groups, num_levels, multiple):
+    grid = level_grid(num_groups, num_levels, multiple)
+    assert grid == sorted(set(grid))
+    assert (grid[0], grid[-1]) == (0, num_groups)
+    assert len(grid) <= num_levels
+
+
+@pytest.mark.parametrize(("width", "multiple"), [(16, 1), (48, 2), (128, 8), (512, 32), (1024, 64), (11008, 64)])
+def test_alignment_leaves_at_least_16_steps(width, multiple):
+    assert hardware_multiple(width) == multiple
+    assert multiple == 1 or width / multiple >= 16
+
+
+def test_protected_layers_stay_dense(prepared):
+    space = define_space(prepared.dense.shape, 7, 5, protect_first=1, protect_last=1)
+    assert space.options[:2] == space.options[4:] == ((4,), (48,))
+    assert len(space.options[2]) == 5
+    assert len(space.options[3]) == 7
+
+
+def test_protecting_every_layer_is_refused(prepared):
+    with pytest.raises(ConfigError, match=r"must be below the number of layers 3, got 2 \+ 1"):
+        define_space(prepared.dense.shape, 7, 5, protect_first=2, protect_last=1)
+
+
+def test_layers_with_mixed_windows_keep_a_head(prepared):
+    mixed = dataclasses.replace(prepared.dense.shape, mixed_attention=True)
+    space = define_space(mixed, 7, 5)
+    assert all(0 not in options for options in space.options[::2])
+    assert all(0 in options for options in space.options[1::2])
+
+
+def test_levels_and_architectures_translate_both_ways(prepared, architecture):
+    levels = prepared.space.levels(architecture)
+    assert prepared.space.architecture(levels) == architecture
+
+
+def test_a_width_outside_the_space_has_no_level(prepared):
+    with pytest.raises(ValueError, match="not in tuple"):
+        prepared.space.levels(Architecture.from_widths((4, 47) * 3))
+
+
+class TestABudgetThatCannotBeMet:
+    @pytest.fixture
+    def coarse(self, prepared):
+        return define_space(prepared.dense.shape, ffn_levels=2, kv_levels=2, protect_first=1)
+
+    @pytest.mark.parametrize("keep", [0.05, 0.2, 0.45, 0.58, 0.9])
+    @pytest.mark.parametrize("band", [0.01, 1e-3, 2e-4])
+    def test_is_refused_with_one_that_can(self, coarse, keep, band):
+        budget = Budget.from_keep(coarse.shape, keep, band)
+        with pytest.raises(BudgetError) as caught:
+            coarse.check(budget)
+        named = float(str(caught.value).split("--keep ")[1].split(",")[0])
+        coarse.check(Budget.from_keep(coarse.shape, named, band))
+        assert "\n" not in str(caught.value)
+
+    def test_names_the_nearest_one(self, coarse):
+        dense = coarse.shape.decoder_parameters
+        budget = Budget.from_keep(coarse.shape, 0.2, 0.01)
+        first_layer = coarse.shape.attention.parameters + coarse.shape.mlp.parameters
+        assert coarse.nearest_keep(budget) == pytest.approx(first_layer / dense)
+
+    def test_is_no_trouble_where_the_band_holds_something(self, prepared):
+        for keep in (0.25, 0.5, 0.75, 0.9, 1.0):
+            prepared.space.check(Budget.from_keep(prepared.dense.shape, keep, 0.02))

@@ -69,7 +69,7 @@ def predicted_candidates(
 
     Args:
         score: Predicted loss of candidates, lower is better.
-        measured: What has been measured, best first; it is not proposed again.
+        measured: What has been measured, best first, failures last; it is not proposed again.
 
     Source:
         Level-switch mutation after EvoPress (arXiv 2410.14649); scores are predictions, so a generation is free.

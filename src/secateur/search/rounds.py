@@ -112,11 +112,12 @@ def _one_round(
     fit_seed = derive_seed(seed, "fit", number)
     quality = cross_validate(features, kl, parameters, table.monotone, fit_seed)
     predictor = fit_trees(features, kl, table.monotone, fit_seed)
+    failed = [space.levels(measurement.architecture) for measurement in measured if measurement.kl is None]
     batch = predicted_candidates(
         space,
         budget,
         lambda rows: predictor.predict(table.features(rows)),
-        [tuple(row) for row in levels.tolist()],
+        [*(tuple(row) for row in levels.tolist()), *failed],
         count,
         number,
         seed,

@@ -9,8 +9,6 @@ from jaxtyping import Float, Int
 from secateur.model.shape import module_of
 from secateur.space.search_space import SearchSpace
 
-FEATURES_VERSION = 1
-
 
 @dataclass(frozen=True)
 class FeatureTable:

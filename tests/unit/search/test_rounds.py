@@ -92,3 +92,14 @@ def test_a_band_that_holds_too_little_to_learn_from_says_so(prepared):
     space = define_space(prepared.dense.shape, 5, 5)
     with pytest.raises(SecateurError, match=r"only 1 of 1 measurements.*the budget band holds no more"):
         search(space, Budget.from_keep(space.shape, 1.0, 0.02), smooth)
+
+
+def test_a_failed_architecture_is_not_proposed_again(space, budget):
+    calls = []
+
+    def measured(architecture):
+        calls.append(architecture.key)
+        return None if len(calls) % 4 == 0 else smooth(architecture)
+
+    found = search(space, budget, measured, num_measurements=80, num_rounds=3)
+    assert len(set(calls)) == len(calls) == len(found.measurements)

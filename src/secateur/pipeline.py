@@ -28,7 +28,7 @@ from secateur.pruning.sequence import reconstruct_in_sequence
 from secateur.pruning.surgery import prune
 from secateur.report.card import model_card
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
-from secateur.report.rows import model_row
+from secateur.report.rows import excess_log_perplexity_left, model_row
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, StageClock, silent, stage_clock
 from secateur.runs.store import RunStore
@@ -328,9 +328,6 @@ def export_stage(run: Run, pruned: PreTrainedModel, choice: Choice, rows: tuple[
 
 def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Choice, export: ExportRecord) -> Report:
     """Put everything into `report.json`; its presence marks a finished run, so it is written last."""
-    log = {row.name: math.log(row.perplexity.value) for row in rows}
-    excess = log["secateur"] - log["dense"]
-    baselines = [name for name in log if name.startswith("uniform")]
     libraries = ("torch", "transformers", "lightgbm")
     report = Report(
         secateur=version("secateur"),
@@ -342,7 +339,7 @@ def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Cho
         num_tokens={str(role): token_set.num_tokens for role, token_set in run.inputs.sets.items()},
         num_measurements=len(found.measurements),
         rows=rows,
-        excess_log_perplexity_left={name: excess / max(log[name] - log["dense"], 1e-9) for name in baselines},
+        excess_log_perplexity_left=excess_log_perplexity_left(rows),
         choice=choice,
         rounds=found.rounds,
         stages={row.name: row.seconds for row in run.store.stages()},

@@ -58,8 +58,9 @@ class Report(Record):
     num_tokens: dict[str, int] = Field(description="per token set")
     num_measurements: int
     rows: tuple[ModelRow, ...]
-    excess_log_perplexity_left: dict[str, float] = Field(
-        description="per baseline row: (log ppl - log dense ppl) of secateur over that of the baseline"
+    excess_log_perplexity_left: dict[str, float | None] = Field(
+        description="per baseline row: (log ppl - log dense ppl) of secateur over that of the baseline; null where the "
+        "baseline is no worse than dense"
     )
     choice: Choice
     rounds: tuple[RoundRecord, ...]

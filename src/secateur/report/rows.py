@@ -1,11 +1,22 @@
 """From the scores of one model on the evaluation windows to its row of the final table."""
 
+import math
+from collections.abc import Sequence
+
 from secateur.evaluation.divergence import WindowScores
 from secateur.evaluation.perplexity import perplexity
 from secateur.model.shape import DenseShape
 from secateur.report.record import ModelRow
 from secateur.space.architecture import Architecture
 from secateur.space.cost import cost_of
+
+
+def excess_log_perplexity_left(rows: Sequence[ModelRow]) -> dict[str, float | None]:
+    """Give, per baseline, the share of its excess log-perplexity over dense that the result still has."""
+    log = {row.name: math.log(row.perplexity.value) for row in rows}
+    excess = {name: value - log["dense"] for name, value in log.items()}
+    baselines = [name for name in excess if name.startswith("uniform")]
+    return {name: excess["secateur"] / excess[name] if excess[name] > 0 else None for name in baselines}
 
 
 def model_row(

@@ -68,9 +68,8 @@ def summary_lines(report: Report) -> list[str]:
     lines = []
     for name, left in report.excess_log_perplexity_left.items():
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
-        lines.append(
-            f"perplexity is {ratio:.2f} of {TITLES[name]}; {left:.0%} of its excess log-perplexity over dense is left"
-        )
+        share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
+        lines.append(f"perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
     quality = report.rounds[-1].quality
     lines.append(
         f"predictor: Kendall tau {quality.kendall_tau:.2f} at the budget, cross-validated on {quality.num_pairs} pairs "

@@ -41,14 +41,23 @@ class RecordedChoices:
         return options[int(self._random.random() * len(options))]
 
     def pick_weighted(self, weights: dict[Option, float]) -> Option:
-        """One key, with probability proportional to its positive weight."""
+        """One key, with probability proportional to its positive weight.
+
+        Raises:
+            ValueError: There is no option.
+        """
         total = sum(weights.values())
         position = self._random.random() * total
+        chosen = None
         for option, weight in weights.items():
+            # Where rounding leaves `position` at zero after all weights, the last option is the one drawn.
+            chosen = option, weight
             position -= weight
             if position < 0:
                 break
-        # Without a break, rounding left `position` at zero: the last option is the one drawn.
+        if chosen is None:
+            raise ValueError("pick_weighted needs at least one option, but got none")
+        option, weight = chosen
         self.surprisal -= math.log(weight / total)
         return option
 

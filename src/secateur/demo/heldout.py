@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from secateur.demo.text import DOMAINS, Document
 
@@ -45,7 +45,7 @@ class HeldoutLoss:
 
 
 def document_losses(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]
 ) -> list[tuple[int, float]]:
     """Number of predicted tokens and summed loss in nats of each document, every document read alone."""
     encoded = [tokenizer(document.text)["input_ids"] + [tokenizer.bos_token_id] for document in documents]
@@ -71,7 +71,7 @@ def document_losses(
 
 
 def heldout_loss(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]
 ) -> dict[str, HeldoutLoss]:
     """Loss and entropy bound per domain, and over all documents under the key `all`.
 

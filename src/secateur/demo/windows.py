@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from secateur.demo.text import generate_document
 
@@ -18,12 +18,12 @@ class WindowStream:
     without its beginning, as evaluation on fixed windows has it.
     """
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
     seed: int
     next_document: int = 0
     leftover: list[int] = field(default_factory=list)
 
-    def next_windows(self, num_windows: int, window_length: int) -> Int[Tensor, "num_windows window_length+1"]:
+    def next_windows(self, num_windows: int, window_length: int) -> Int[Tensor, "{num_windows} {window_length}+1"]:
         """Tokens to predict that were never handed out before, after one token of context that was.
 
         Neighbouring windows share one token, the last of the one and the first of the other: inputs are a window

@@ -3,7 +3,8 @@
 What an architecture keeps of a module is then a prefix: a candidate is put together from slices, and nothing is copied.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from secateur.model.shape import DenseShape, decoder_layers, group_tensors, modu
 from secateur.pruning.calibration import ModuleStatistics
 from secateur.pruning.importance import greedy_elimination_order, order_by_scores, wanda_scores
 from secateur.pruning.reconstruction import Refitter
+
+# Columns of an output projection up to which one thread is faster than several.
+SMALL_MODULE = 1024
 
 
 @dataclass(frozen=True)
@@ -108,27 +112,48 @@ def build_bank(
     find_order = importance_order(importance)
     modules = []
     for index, module_widths in enumerate(widths):
-        weight = _output_weight(dense, index)
-        num_groups = dense.shape.block(module_of(index)[1]).num_groups
-        order = find_order(statistics[index], weight, num_groups, ridge)
-        columns = expand_groups(order, weight.shape[1] // num_groups)
-        refitter = Refitter(
-            statistics[index].gram[columns][:, columns],
-            weight[:, columns],
-            statistics[index].gradient_moment,
-            ridge,
-        )
-        size = weight.shape[1] // num_groups
-        fits = {
-            width: (refitter.refit if refit else refitter.cut)(width * size) for width in sorted(set(module_widths))
-        }
-        outputs = {width: fit.weight for width, fit in fits.items() if width}
-        if num_groups in outputs:
-            outputs[num_groups] = weight[:, columns].contiguous()  # the dense weight itself, free of rounding
-        errors = {width: fit.error for width, fit in fits.items()}
-        modules.append(ModuleBank(order, _permuted_inputs(dense, index, order), outputs, errors))
+        with _threads_for(_output_weight(dense, index).shape[1]):
+            modules.append(_build_module(dense, statistics[index], index, set(module_widths), find_order, refit, ridge))
         advance()
     return _bank(dense, modules)
+
+
+def _build_module(
+    dense: DenseModel,
+    statistics: ModuleStatistics,
+    index: int,
+    widths: set[int],
+    find_order: Order,
+    refit: bool,
+    ridge: float,
+) -> ModuleBank:
+    weight = _output_weight(dense, index)
+    num_groups = dense.shape.block(module_of(index)[1]).num_groups
+    size = weight.shape[1] // num_groups
+    order = find_order(statistics, weight, num_groups, ridge)
+    columns = expand_groups(order, size)
+    refitter = Refitter(statistics.gram[columns][:, columns], weight[:, columns], statistics.gradient_moment, ridge)
+    fits = {width: (refitter.refit if refit else refitter.cut)(width * size) for width in sorted(widths)}
+    outputs = {width: fit.weight for width, fit in fits.items() if width}
+    if num_groups in outputs:
+        outputs[num_groups] = weight[:, columns].contiguous()  # the dense weight itself, free of rounding
+    errors = {width: fit.error for width, fit in fits.items()}
+    return ModuleBank(order, _permuted_inputs(dense, index, order), outputs, errors)
+
+
+@contextmanager
+def _threads_for(num_columns: int) -> Iterator[None]:
+    """Use one thread for small modules.
+
+    Elimination makes thousands of tiny products, and waking a second thread for each costs more than it gives: 40 s
+    instead of 1 s for the demo where idle threads sleep.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if num_columns <= SMALL_MODULE else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def save_bank(bank: WeightBank, path: Path) -> None:

@@ -23,13 +23,13 @@ from secateur.export.checkpoint import express, round_weights, save_checkpoint
 from secateur.export.verify import verify_export
 from secateur.inputs import Inputs, check_folder, load_inputs
 from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
-from secateur.pruning.calibration import calibrate
+from secateur.pruning.calibration import CalibrationSums, ModuleStatistics, calibrate
 from secateur.pruning.sequence import reconstruct_in_sequence
 from secateur.pruning.surgery import prune
 from secateur.report.card import model_card
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
 from secateur.report.rows import excess_log_perplexity_left, model_row
-from secateur.runs.folder import RunFolder, written_whole
+from secateur.runs.folder import Checkpoint, RunFolder, remove, written_whole
 from secateur.runs.progress import Listener, StageClock, silent, stage_clock
 from secateur.runs.store import RunStore
 from secateur.schema import derive_seed, digest
@@ -37,6 +37,9 @@ from secateur.search.heuristics import uniform_architectures
 from secateur.search.rounds import Found, search_rounds
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
+
+# What an interruption of the calibration pass costs at most.
+CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,7 @@ def calibrate_stage(run: Run) -> tuple[WeightBank, WeightBank | None]:
     batches = math.ceil(len(tokens.tokens) / batch_windows(run))
     modules = dense.shape.num_modules
     with stage_clock("calibrate", run.listener, batches + modules * (2 if uniform else 1)) as clock:
-        seed = derive_seed(config.seed, "calibrate")
-        statistics = calibrate(dense, tokens, config.evaluation.batch_tokens, seed, clock.advance)
+        statistics = gather_statistics(run, clock)
         refit = config.pruning.reconstruction != "none"
         options = run.inputs.space.options
         bank = build_bank(
@@ -145,7 +147,18 @@ def calibrate_stage(run: Run) -> tuple[WeightBank, WeightBank | None]:
             save_bank(bank, path)
         clock.note = f"importance {config.pruning.importance}, {tokens.num_tokens:,} tokens"
     run.store.end_stage("calibrate", clock.seconds)
+    remove(run.folder.calibration)
     return bank, uniform_bank
+
+
+def gather_statistics(run: Run, clock: StageClock) -> list[ModuleStatistics]:
+    """Run the calibration pass, or what an interruption has left of it."""
+    dense, tokens, path = run.inputs.dense, run.inputs.sets[Role.CALIBRATION], run.folder.calibration
+    begun = CalibrationSums.load(path, dense.model.device) if path.is_file() else None
+    clock.done = math.ceil(begun.windows / batch_windows(run)) if begun else 0
+    save = Checkpoint(path, CHECKPOINT_SECONDS)
+    seed, batch_tokens = derive_seed(run.config.seed, "calibrate"), run.config.evaluation.batch_tokens
+    return calibrate(dense, tokens, batch_tokens, seed, clock.advance, begun, lambda sums: save(sums.save))
 
 
 def uniform_baselines(run: Run) -> list[Architecture]:

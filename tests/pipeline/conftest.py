@@ -51,6 +51,7 @@ SMALL = {
         "selection_tokens": 1024,
         "evaluation_tokens": 1024,
     },
+    "evaluation": {"batch_tokens": 512},
     "space": {"ffn_levels": 5},
     "budget": {"keep": 0.7, "band": 0.03},
     "search": {"measurements": 34, "rounds": 2},

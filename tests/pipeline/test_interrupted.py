@@ -47,7 +47,7 @@ def num_measured(root: Path) -> int:
 @pytest.mark.parametrize(
     ("stage", "kind", "done"),
     [
-        ("calibrate", "advanced", 3),
+        ("calibrate", "advanced", 7),
         ("calibrate", "ended", 0),
         ("search", "advanced", 7),
         ("search", "advanced", 30),
@@ -92,6 +92,21 @@ def test_finished_stages_come_from_the_folder(small_config: RunConfig, tmp_path:
     reused = [event.stage for event in events if isinstance(event, StageEnded) and event.reused]
     assert reused == ["calibrate"]
     assert not [event for event in events if isinstance(event, StageAdvanced) and event.stage == "calibrate"]
+
+
+def test_an_interrupted_calibration_goes_on_from_its_checkpoint(
+    small_config: RunConfig, uninterrupted: Report, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    kill_at(small_config, root, "calibrate", "advanced", 3, tmp_path)
+    assert (root / "calibration.safetensors").is_file()
+    events: list[Event] = []
+    resumed = resume_pipeline(root, events.append)
+    steps = [event.done for event in events if isinstance(event, StageAdvanced) and event.stage == "calibrate"]
+    assert steps[0] == 3, "two batches are in the checkpoint; the third was under way"
+    assert resumed.choice == uninterrupted.choice
+    assert resumed.rows[1].perplexity == uninterrupted.rows[1].perplexity, "the baseline's Taylor order is the same too"
+    assert not (root / "calibration.safetensors").exists()
 
 
 def test_changed_text_is_noticed_on_resume(small_config: RunConfig, tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """One pass over the calibration set, from which every architecture is served afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
 from secateur.model.shape import decoder_layers, group_tensors, module_of
 from secateur.pruning.importance import taylor_scores
+from secateur.schema import derive_seed
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,46 @@ class ModuleStatistics:
     taylor: Float[Tensor, " groups"]
 
 
+@dataclass
+class CalibrationSums:
+    """Running sums of the pass over the calibration set, all in float32: what a checkpoint of it holds.
+
+    Attributes:
+        windows: Windows that have gone in.
+        grams: Per module, sum of x x^T.
+        moments: Per module, sum of g g^T.
+        gradients: Per projection of each module in turn, gradient of the summed next-token loss.
+    """
+
+    windows: int
+    grams: list[Tensor]
+    moments: list[Tensor]
+    gradients: list[Tensor]
+
+    def save(self, path: Path) -> None:
+        lists = {"gram": self.grams, "moment": self.moments, "gradient": self.gradients}
+        tensors = {f"{name}.{index}": tensor for name, items in lists.items() for index, tensor in enumerate(items)}
+        save_file(tensors | {"windows": torch.tensor(self.windows)}, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> "CalibrationSums":
+        tensors = load_file(path, device=str(device))
+        windows = int(tensors.pop("windows"))
+
+        def items(name: str) -> list[Tensor]:
+            return [tensors[f"{name}.{index}"] for index in range(sum(key.startswith(f"{name}.") for key in tensors))]
+
+        return cls(windows, items("gram"), items("moment"), items("gradient"))
+
+
 def calibrate(
     dense: DenseModel,
     calibration: TokenSet,
     batch_tokens: int,
     seed: int,
     advance: Callable[[], None] = lambda: None,
+    begun: CalibrationSums | None = None,
+    checkpoint: Callable[[CalibrationSums], None] = lambda _sums: None,
 ) -> list[ModuleStatistics]:
     """Gather the statistics of every module in module order, in one streaming pass.
 
@@ -48,83 +86,117 @@ def calibrate(
     Args:
         batch_tokens: Tokens per pass; rounded down to whole windows, at least one.
         advance: Called after every batch.
+        begun: Sums of an earlier, interrupted pass with the same arguments; it is gone on with, and changed.
+        checkpoint: Called after every batch with the sums so far.
 
     Source:
         Element1 is LLM-Pruner's first-order Taylor importance (arXiv 2305.11627, eq. 4), here summed over the whole
         calibration set instead of 10 texts. M is the Fisher block of a layer's output, as in K-FAC (arXiv 1503.05671).
     """
     tokens = calibration.expect(Role.CALIBRATION).tokens
-    model, family, shape = dense.model, dense.family, dense.shape
-    layers = decoder_layers(model, family)
-    blocks = [module_of(index) for index in range(shape.num_modules)]
-    groups = [group_tensors(layers[layer], family, kind) for layer, kind in blocks]
-    outputs = [_output_projection(tensors) for tensors in groups]
-    grams = [torch.zeros(p.in_features, p.in_features, device=p.weight.device) for p in outputs]
-    moments = [torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs]
+    layers = decoder_layers(dense.model, dense.family)
+    blocks = [module_of(index) for index in range(dense.shape.num_modules)]
+    groups = [group_tensors(layers[layer], dense.family, kind) for layer, kind in blocks]
+    outputs = [next(projection for projection, axis in tensors.values() if axis == 1) for tensors in groups]
     weights = [projection.weight for tensors in groups for projection, _ in tensors.values()]
-    taken: dict[int, Tensor] = {}
+    sums = begun or CalibrationSums(
+        windows=0,
+        grams=[torch.zeros(p.in_features, p.in_features, device=p.weight.device) for p in outputs],
+        moments=[torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs],
+        gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
+    )
+    with _inputs_and_outputs(outputs) as seen, _differentiable(weights):
+        size = max(1, batch_tokens // tokens.shape[1])
+        for start in range(sums.windows, len(tokens), size):
+            batch = tokens[start : start + size]
+            _add_batch(dense, batch, seed, seen, weights, sums)
+            advance()
+            checkpoint(sums)
+    gradients = iter(sums.gradients)
+    return [
+        ModuleStatistics(
+            gram=gram / tokens.numel(),
+            gradient_moment=moment / tokens.numel(),
+            taylor=taylor_scores(
+                [(p.weight.detach(), next(gradients), axis) for p, axis in tensors.values()],
+                dense.shape.block(kind).num_groups,
+            ),
+        )
+        for gram, moment, tensors, (_, kind) in zip(sums.grams, sums.moments, groups, blocks, strict=True)
+    ]
+
+
+def _add_batch(
+    dense: DenseModel,
+    batch: Int[Tensor, "windows length"],
+    seed: int,
+    seen: dict[int, tuple[Tensor, Tensor]],
+    weights: list[Tensor],
+    sums: CalibrationSums,
+) -> None:
+    """One forward and two backward passes; `seen` is filled by the forward pass with (input, output) per module."""
+    tokens = batch.to(dense.model.device)
+    logits = dense.model(input_ids=tokens, use_cache=False).logits.float()
+    labels = _sample_labels(logits.detach(), seed, sums.windows)
+    sampled = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    modules = range(len(sums.grams))
+    for index, gradient in enumerate(torch.autograd.grad(sampled, [seen[i][1] for i in modules], retain_graph=True)):
+        rows, columns = gradient.flatten(0, -2).float(), seen[index][0].detach().flatten(0, -2).float()
+        sums.moments[index] += rows.T @ rows
+        sums.grams[index] += columns.T @ columns
+    own = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+    for index, gradient in enumerate(torch.autograd.grad(own, weights)):
+        sums.gradients[index] += gradient
+    sums.windows += len(batch)
+    seen.clear()
+
+
+@contextmanager
+def _inputs_and_outputs(projections: list[nn.Linear]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """Record what goes into and comes out of each projection in the latest forward pass."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def record(index: int) -> Callable[..., None]:
         def hook(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            columns = inputs[0].detach().flatten(0, -2).float()
-            grams[index] += columns.T @ columns
-            taken[index] = output
+            seen[index] = (inputs[0], output)
 
         return hook
 
-    handles = [projection.register_forward_hook(record(index)) for index, projection in enumerate(outputs)]
-    was_required = [weight.requires_grad for weight in weights]
-    generator = torch.Generator(device="cpu").manual_seed(seed)
+    handles = [projection.register_forward_hook(record(index)) for index, projection in enumerate(projections)]
     try:
-        for weight in weights:
-            weight.requires_grad_(True)
-            weight.grad = None
-        for batch in tokens.split(max(1, batch_tokens // tokens.shape[1])):
-            on_device = batch.to(model.device)
-            logits = model(input_ids=on_device, use_cache=False).logits.float()
-            sampled = F.cross_entropy(
-                logits.flatten(0, 1), _sample_labels(logits.detach(), generator).flatten(), reduction="sum"
-            )
-            gradients = torch.autograd.grad(sampled, [taken[i] for i in range(len(outputs))], retain_graph=True)
-            for index, gradient in enumerate(gradients):
-                rows = gradient.flatten(0, -2).float()
-                moments[index] += rows.T @ rows
-            F.cross_entropy(logits[:, :-1].flatten(0, 1), on_device[:, 1:].flatten(), reduction="sum").backward()
-            taken.clear()
-            advance()
-        statistics = [
-            ModuleStatistics(
-                gram=gram / tokens.numel(),
-                gradient_moment=moment / tokens.numel(),
-                taylor=taylor_scores(
-                    [(p.weight.detach(), _gradient(p.weight), axis) for p, axis in tensors.values()],
-                    shape.block(kind).num_groups,
-                ),
-            )
-            for gram, moment, tensors, (_, kind) in zip(grams, moments, groups, blocks, strict=True)
-        ]
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
-        for weight, required in zip(weights, was_required, strict=True):
+
+
+@contextmanager
+def _differentiable(weights: list[Tensor]) -> Iterator[None]:
+    """Let gradients reach the weights, and leave them as they were."""
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, required in zip(weights, before, strict=True):
             weight.requires_grad_(required)
-            weight.grad = None
-    return statistics
-
-
-def _output_projection(tensors: dict[str, tuple[torch.nn.Linear, int]]) -> torch.nn.Linear:
-    return next(projection for projection, axis in tensors.values() if axis == 1)
-
-
-def _gradient(weight: Tensor) -> Tensor:
-    assert weight.grad is not None, "every projection takes part in the loss"
-    return weight.grad
 
 
 def _sample_labels(
-    logits: Float[Tensor, "windows length vocabulary"], generator: torch.Generator
+    logits: Float[Tensor, "windows length vocabulary"], seed: int, first_window: int
 ) -> Int[Tensor, "windows length"]:
-    # Drawn on the CPU's generator by inverting the distribution function, so that a seed gives the same on any device.
-    uniform = torch.rand(*logits.shape[:2], 1, generator=generator).to(logits.device)
+    """Draw one label per position from the model's own distribution.
+
+    Seeded per window of the set, and by inverting the distribution function on numbers of the CPU's generator, so that
+    neither the batch size nor an interruption nor the device changes what is drawn.
+    """
+    length = logits.shape[1]
+    uniform = torch.stack(
+        [
+            torch.rand(length, 1, generator=torch.Generator().manual_seed(derive_seed(seed, first_window + window)))
+            for window in range(len(logits))
+        ]
+    ).to(logits.device)
     cumulative = logits.softmax(-1).cumsum(-1)
     return torch.searchsorted(cumulative, uniform * cumulative[..., -1:]).squeeze(-1).clamp(max=logits.shape[-1] - 1)

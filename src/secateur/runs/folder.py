@@ -3,7 +3,8 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class RunFolder:
     @property
     def uniform_bank(self) -> Path:
         return self.root / "uniform-bank.safetensors"
+
+    @property
+    def calibration(self) -> Path:
+        """Checkpoint of a calibration that is under way."""
+        return self.root / "calibration.safetensors"
 
     @property
     def report(self) -> Path:
@@ -90,6 +96,21 @@ def _give_usual_permissions(path: Path) -> None:
     os.umask(umask)
     for file in path.rglob("*") if path.is_dir() else [path]:
         file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
+
+
+class Checkpoint:
+    """Writes a file whole, at most once in `seconds`."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def __call__(self, write: Callable[[Path], None]) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            with written_whole(self._path) as partial:
+                write(partial)
+            self._last = time.monotonic()
 
 
 def remove(path: Path) -> None:

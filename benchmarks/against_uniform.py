@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--name", default="demo")
     arguments = parser.parse_args()
     quiet_libraries()
-    console = Console(width=200)
+    console = Console(width=280)
     runs = [
         figures(run_one(arguments.model, arguments.data, keep, seed, arguments.assignments, console))
         for keep in arguments.keep or [0.8, 0.5]

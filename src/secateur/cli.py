@@ -128,9 +128,11 @@ def pipeline() -> Any:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own bars and notices out of the run's output."""
+    """Keep transformers' own bars and notices, and the hub client's, out of the run's output."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

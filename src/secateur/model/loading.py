@@ -2,12 +2,21 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from secateur.errors import ModelError
 from secateur.model.families import Family, find_family
@@ -65,33 +74,20 @@ def load_causal_model(
     Raises:
         ModelError: The folder is missing, holds no model, or its files cannot be read.
     """
-    path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        raise ModelError(f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote")
-    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ModelError(f"model folder {name!r} does not exist; give a local folder, a hub id, or 'demo'")
     target = choose_device(device)
+    stored = read_config(name, revision, trust_remote_code).dtype
 
     def load(wanted: torch.dtype | str) -> tuple[PreTrainedModel, dict[str, Any]]:
         return AutoModelForCausalLM.from_pretrained(  # type: ignore[return-value]
             name, dtype=wanted, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True
         )
 
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    with _refusing(name, trust_remote_code):
         # A config that does not say what its tensors are stored in is rare; only loading them tells.
-        stored = str(config.dtype or load("auto")[0].dtype).removeprefix("torch.")
-        chosen = dtype if dtype != "auto" else ("float32" if target.type == "cpu" else stored)
+        stored_name = str(stored or load("auto")[0].dtype).removeprefix("torch.")
+        chosen = dtype if dtype != "auto" else ("float32" if target.type == "cpu" else stored_name)
         model, loading = load(DTYPES[chosen])
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers, safetensors and the hub each raise their own kinds for a bad checkpoint
-        reason = " ".join(str(error).split())
-        if "trust_remote_code" in reason and not trust_remote_code:
-            raise ModelError(
-                f"model {name!r} comes with its own modelling code, not run unless asked for; read it, then add"
-                " --trust-remote-code (evaluate) or --set model.trust_remote_code=true (prune)"
-            ) from error
-        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}") from error
     absent = sorted(loading["missing_keys"])
     if absent:
         raise ModelError(
@@ -99,7 +95,37 @@ def load_causal_model(
             "the checkpoint is incomplete: copy or download it again"
         )
     model.to(target)  # type: ignore[arg-type]
-    return model.eval(), tokenizer, stored
+    return model.eval(), tokenizer, stored_name
+
+
+def read_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Read a model's config, and none of its weights.
+
+    Raises:
+        ModelError: The folder is missing or holds no model, or the config cannot be read.
+    """
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise ModelError(f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote")
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelError(f"model folder {name!r} does not exist; give a local folder, a hub id, or 'demo'")
+    with _refusing(name, trust_remote_code):
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _refusing(name: str, trust_remote_code: bool) -> Iterator[None]:
+    """Turn what transformers, safetensors and the hub raise for a bad checkpoint, each its own kinds, into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason and not trust_remote_code:
+            raise ModelError(
+                f"model {name!r} comes with its own modelling code, not run unless asked for; read it, then add"
+                " --trust-remote-code (evaluate) or --set model.trust_remote_code=true (prune)"
+            ) from error
+        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}") from error
 
 
 def read_model_type(name: str) -> str:
@@ -127,7 +153,8 @@ def load_dense(
     Raises:
         ModelError: As `load_causal_model`, or the family is unknown.
     """
+    # Before the weights, which may be a long download.
+    family = find_family(read_config(name, revision, trust_remote_code).model_type)
     model, tokenizer, stored = load_causal_model(name, device, dtype, revision, trust_remote_code)
-    family = find_family(model.config.model_type)
     model.requires_grad_(False)
     return DenseModel(name, model, tokenizer, family, read_shape(model, family), stored)

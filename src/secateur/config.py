@@ -49,7 +49,7 @@ class BudgetConfig(Record):
 class PruningConfig(Record):
     """What goes first inside a module, and how the rest makes up for it."""
 
-    importance: str = Field("obs", description="obs, taylor or wanda")
+    importance: str = Field("obs", description="obs, obs_plain, taylor, taylor_vector, wanda, wifv, l1, l2 or random")
     reconstruction: Literal["none", "least_squares", "sequential"] = "sequential"
     ridge: float = Field(1e-2, gt=0, description="damping of the Gram matrices, share of their mean diagonal")
     sequential_ridge: float = Field(1e-1, gt=0, description="pull of the sequential solve towards the bank's solution")

@@ -9,7 +9,7 @@ from secateur.errors import BudgetError, ModelError, RunFolderError
 from secateur.model.families import find_family
 from secateur.model.loading import DenseModel, load_dense, read_model_type
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.bank import importance_order
+from secateur.pruning.orders import importance_order
 from secateur.runs.folder import RunFolder
 from secateur.schema import derive_seed
 from secateur.search.rounds import FEWEST_PAIRS

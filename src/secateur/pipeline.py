@@ -134,8 +134,9 @@ def calibrate_stage(run: Run) -> tuple[WeightBank, WeightBank | None]:
         statistics = gather_statistics(run, clock)
         refit = config.pruning.reconstruction != "none"
         options = run.inputs.space.options
+        pruning, seed = config.pruning, derive_seed(config.seed, "bank")
         bank = build_bank(
-            dense, statistics, options, config.pruning.importance, refit, config.pruning.ridge, clock.advance
+            dense, statistics, options, pruning.importance, refit, pruning.ridge, seed, advance=clock.advance
         )
         uniform_bank = None
         if uniform:

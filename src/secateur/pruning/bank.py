@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from secateur.errors import ConfigError, suggestion
 from secateur.model.loading import DenseModel
 from secateur.model.shape import DenseShape, decoder_layers, group_tensors, module_of
 from secateur.pruning.calibration import ModuleStatistics
-from secateur.pruning.importance import greedy_elimination_order, order_by_scores, wanda_scores
+from secateur.pruning.orders import Order, OrderInputs, importance_order
 from secateur.pruning.reconstruction import Refitter
+from secateur.schema import derive_seed
 
 # Columns of an output projection up to which one thread is faster than several.
 SMALL_MODULE = 1024
@@ -65,30 +65,6 @@ class WeightBank:
         return self.modules[module].errors
 
 
-Order = Callable[[ModuleStatistics, Float[Tensor, "hidden columns"], int, float], Int[Tensor, " groups"]]
-
-IMPORTANCE: dict[str, Order] = {
-    "obs": lambda statistics, weight, num_groups, ridge: greedy_elimination_order(
-        statistics.gram, weight, statistics.gradient_moment, num_groups, ridge
-    ),
-    "taylor": lambda statistics, _weight, _num_groups, _ridge: order_by_scores(statistics.taylor),
-    "wanda": lambda statistics, weight, num_groups, _ridge: order_by_scores(
-        wanda_scores(weight, statistics.gram.diagonal(), num_groups)
-    ),
-}
-
-
-def importance_order(name: str) -> Order:
-    """Look an importance up by name.
-
-    Raises:
-        ConfigError: There is none of that name; the message lists those that there are.
-    """
-    if name not in IMPORTANCE:
-        raise ConfigError(f"pruning.importance={name!r} is unknown; {suggestion(name, IMPORTANCE)}")
-    return IMPORTANCE[name]
-
-
 def build_bank(
     dense: DenseModel,
     statistics: list[ModuleStatistics],
@@ -96,6 +72,7 @@ def build_bank(
     importance: str = "obs",
     refit: bool = True,
     ridge: float = 1e-2,
+    seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> WeightBank:
     """Order every module and make its output projection for every width that may be asked for.
@@ -104,6 +81,7 @@ def build_bank(
         widths: Per module, the widths to make; 0 needs no weights but gets its error.
         refit: False cuts without reconstruction.
         ridge: Damping of the Gram matrices, as a share of their mean diagonal.
+        seed: Of the random importance.
         advance: Called after every module.
 
     Raises:
@@ -113,7 +91,9 @@ def build_bank(
     modules = []
     for index, module_widths in enumerate(widths):
         with _threads_for(_output_weight(dense, index).shape[1]):
-            modules.append(_build_module(dense, statistics[index], index, set(module_widths), find_order, refit, ridge))
+            modules.append(
+                _build_module(dense, statistics[index], index, set(module_widths), find_order, refit, ridge, seed)
+            )
         advance()
     return _bank(dense, modules)
 
@@ -126,11 +106,14 @@ def _build_module(
     find_order: Order,
     refit: bool,
     ridge: float,
+    seed: int,
 ) -> ModuleBank:
     weight = _output_weight(dense, index)
     num_groups = dense.shape.block(module_of(index)[1]).num_groups
     size = weight.shape[1] // num_groups
-    order = find_order(statistics, weight, num_groups, ridge)
+    tensors = [(projection.weight.detach(), axis) for projection, axis in _tensors(dense, index).values()]
+    seed = derive_seed(seed, "order", index)
+    order = find_order(OrderInputs(statistics, tensors, weight, num_groups, ridge, seed))
     columns = expand_groups(order, size)
     refitter = Refitter(statistics.gram[columns][:, columns], weight[:, columns], statistics.gradient_moment, ridge)
     fits = {width: (refitter.refit if refit else refitter.cut)(width * size) for width in sorted(widths)}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
 from secateur.model.shape import decoder_layers, group_tensors, module_of
-from secateur.pruning.importance import taylor_scores
+from secateur.pruning.importance import taylor_scores, taylor_vector_scores
 from secateur.schema import derive_seed
 
 
@@ -28,12 +28,16 @@ class ModuleStatistics:
     Attributes:
         gram: H = mean over tokens of x x^T.
         gradient_moment: M = mean over tokens of g g^T; an output change dy then costs about 1/2 mean (g . dy)^2 nats.
-        taylor: LLM-Pruner's Element1 per group, sum of |w dL/dw| over all tensors of the group.
+        mean: Mean over tokens of x.
+        taylor: LLM-Pruner's Element1 per group (see `taylor_scores`).
+        taylor_vector: LLM-Pruner's Vector per group (see `taylor_vector_scores`).
     """
 
     gram: Float[Tensor, "columns columns"]
     gradient_moment: Float[Tensor, "hidden hidden"]
+    mean: Float[Tensor, " columns"]
     taylor: Float[Tensor, " groups"]
+    taylor_vector: Float[Tensor, " groups"]
 
 
 @dataclass
@@ -43,17 +47,19 @@ class CalibrationSums:
     Attributes:
         windows: Windows that have gone in.
         grams: Per module, sum of x x^T.
+        means: Per module, sum of x.
         moments: Per module, sum of g g^T.
         gradients: Per projection of each module in turn, gradient of the summed next-token loss.
     """
 
     windows: int
     grams: list[Tensor]
+    means: list[Tensor]
     moments: list[Tensor]
     gradients: list[Tensor]
 
     def save(self, path: Path) -> None:
-        lists = {"gram": self.grams, "moment": self.moments, "gradient": self.gradients}
+        lists = {"gram": self.grams, "mean": self.means, "moment": self.moments, "gradient": self.gradients}
         tensors = {f"{name}.{index}": tensor for name, items in lists.items() for index, tensor in enumerate(items)}
         save_file(tensors | {"windows": torch.tensor(self.windows)}, path)
 
@@ -65,7 +71,7 @@ class CalibrationSums:
         def items(name: str) -> list[Tensor]:
             return [tensors[f"{name}.{index}"] for index in range(sum(key.startswith(f"{name}.") for key in tensors))]
 
-        return cls(windows, items("gram"), items("moment"), items("gradient"))
+        return cls(windows, items("gram"), items("mean"), items("moment"), items("gradient"))
 
 
 def calibrate(
@@ -102,6 +108,7 @@ def calibrate(
     sums = begun or CalibrationSums(
         windows=0,
         grams=[torch.zeros(p.in_features, p.in_features, device=p.weight.device) for p in outputs],
+        means=[torch.zeros(p.in_features, device=p.weight.device) for p in outputs],
         moments=[torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs],
         gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
     )
@@ -113,17 +120,20 @@ def calibrate(
             advance()
             checkpoint(sums)
     gradients = iter(sums.gradients)
-    return [
-        ModuleStatistics(
-            gram=gram / tokens.numel(),
-            gradient_moment=moment / tokens.numel(),
-            taylor=taylor_scores(
-                [(p.weight.detach(), next(gradients), axis) for p, axis in tensors.values()],
-                dense.shape.block(kind).num_groups,
-            ),
+    statistics = []
+    for index, (tensors, (_, kind)) in enumerate(zip(groups, blocks, strict=True)):
+        num_groups = dense.shape.block(kind).num_groups
+        with_gradients = [(p.weight.detach(), next(gradients), axis) for p, axis in tensors.values()]
+        statistics.append(
+            ModuleStatistics(
+                gram=sums.grams[index] / tokens.numel(),
+                gradient_moment=sums.moments[index] / tokens.numel(),
+                mean=sums.means[index] / tokens.numel(),
+                taylor=taylor_scores(with_gradients, num_groups),
+                taylor_vector=taylor_vector_scores(with_gradients, num_groups),
+            )
         )
-        for gram, moment, tensors, (_, kind) in zip(sums.grams, sums.moments, groups, blocks, strict=True)
-    ]
+    return statistics
 
 
 def _add_batch(
@@ -144,6 +154,7 @@ def _add_batch(
         rows, columns = gradient.flatten(0, -2).float(), seen[index][0].detach().flatten(0, -2).float()
         sums.moments[index] += rows.T @ rows
         sums.grams[index] += columns.T @ columns
+        sums.means[index] += columns.sum(0)
     own = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
     for index, gradient in enumerate(torch.autograd.grad(own, weights)):
         sums.gradients[index] += gradient

@@ -28,6 +28,51 @@ def taylor_scores(
     return scores
 
 
+def taylor_vector_scores(
+    tensors: Sequence[tuple[Float[Tensor, "_rows _columns"], Float[Tensor, "_rows _columns"], int]], num_groups: int
+) -> Float[Tensor, " groups"]:
+    """Score groups by LLM-Pruner's Vector: |sum of w dL/dw| per row (or column) of a tensor, summed over the group.
+
+    Args:
+        tensors: As for `taylor_scores`.
+
+    Source:
+        LLM-Pruner (arXiv 2305.11627), eq. 3: the first-order change of the loss if the whole row went at once.
+    """
+    scores = torch.zeros(num_groups, device=tensors[0][0].device)
+    for weight, gradient, axis in tensors:
+        scores += (weight.float() * gradient.float()).sum(1 - axis).abs().view(num_groups, -1).sum(1)
+    return scores
+
+
+def magnitude_scores(
+    tensors: Sequence[tuple[Float[Tensor, "_rows _columns"], int]], num_groups: int, power: int
+) -> Float[Tensor, " groups"]:
+    """Score groups by sum of |w|^power over all entries of all tensors of the group: L1 for 1, L2 (squared) for 2."""
+    scores = torch.zeros(num_groups, device=tensors[0][0].device)
+    for weight, axis in tensors:
+        scores += weight.float().abs().pow(power).sum(1 - axis).view(num_groups, -1).sum(1)
+    return scores
+
+
+def fluctuation_scores(
+    output_weight: Float[Tensor, "hidden columns"],
+    square_mean: Float[Tensor, " columns"],
+    mean: Float[Tensor, " columns"],
+    num_groups: int,
+) -> Float[Tensor, " groups"]:
+    """Score groups by how much their part of the output varies over tokens: a constant part is but a bias.
+
+    For one column j that is `var(x[j]) * norm(W[:, j]) ** 2`; a head's score is the sum over its columns.
+
+    Source:
+        FLAP's WIFV metric (arXiv 2312.11983, eq. 4). FLAP averages over the columns of a head and compares heads with
+        channels after standardising; inside one module sum and mean give the same order.
+    """
+    variance = (square_mean - mean.square()).clamp(min=0)
+    return (output_weight.float().square().sum(0) * variance).view(num_groups, -1).sum(1)
+
+
 def wanda_scores(
     output_weight: Float[Tensor, "hidden columns"], square_mean: Float[Tensor, " columns"], num_groups: int
 ) -> Float[Tensor, " groups"]:

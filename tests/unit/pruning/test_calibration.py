@@ -32,6 +32,7 @@ def test_gram_is_the_mean_outer_product_of_the_inputs(prepare, family):
     for index, statistics in enumerate(prepared.statistics):
         expected = torch.stack([torch.outer(x, x) for x in seen[index]]).mean(0)
         torch.testing.assert_close(statistics.gram, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(statistics.mean, seen[index].mean(0), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -46,12 +47,14 @@ def test_taylor_is_the_gradient_of_the_texts_own_loss(prepare, make_dense, famil
         layer, kind = module_of(index)
         tensors = group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind)
         num_groups = dense.shape.block(kind).num_groups
-        expected = torch.zeros(num_groups)
+        entries, rows = torch.zeros(num_groups), torch.zeros(num_groups)
         for projection, axis in tensors.values():
-            product = (projection.weight * projection.weight.grad).abs().detach()
+            product = (projection.weight * projection.weight.grad).detach()
             for group, part in enumerate(product.chunk(num_groups, dim=axis)):
-                expected[group] += part.sum()
-        torch.testing.assert_close(statistics.taylor, expected, atol=1e-3, rtol=1e-3)
+                entries[group] += part.abs().sum()
+                rows[group] += part.sum(1 - axis).abs().sum()
+        torch.testing.assert_close(statistics.taylor, entries, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(statistics.taylor_vector, rows, atol=1e-3, rtol=1e-3)
 
 
 def test_statistics_do_not_depend_on_the_batch_size(make_dense, make_tokens):

@@ -7,10 +7,13 @@ import torch
 
 from secateur.pruning.importance import (
     damped,
+    fluctuation_scores,
     greedy_elimination_order,
+    magnitude_scores,
     matrix_square_root,
     order_by_scores,
     taylor_scores,
+    taylor_vector_scores,
     wanda_scores,
 )
 
@@ -129,6 +132,28 @@ def test_wanda_scores_are_norms_of_what_the_columns_add():
         for g in range(3)
     ]
     torch.testing.assert_close(wanda_scores(weight, square_mean, 3), torch.tensor(expected))
+
+
+def test_vector_scores_let_entries_of_a_row_cancel_but_not_rows():
+    weight, gradient = torch.tensor([[1.0, 1.0], [2.0, 0.0]]), torch.tensor([[3.0, -3.0], [1.0, 1.0]])
+    assert taylor_vector_scores([(weight, gradient, 0)], 1).tolist() == [2.0]
+    assert taylor_scores([(weight, gradient, 0)], 1).tolist() == [8.0]
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1, [3 + 5.0, 7 + 3.0]), (2, [5 + 13.0, 25 + 9.0])])
+def test_magnitudes_add_up_over_all_tensors_of_a_group(power, expected):
+    into, out = torch.tensor([[1.0, -2.0], [3.0, 4.0]]), torch.tensor([[2.0, 0.0], [-3.0, 3.0]])
+    assert magnitude_scores([(into, 0), (out, 1)], 2, power).tolist() == expected
+
+
+def test_fluctuation_scores_ignore_what_is_constant():
+    """The second channel is large and always the same; the third varies a little."""
+    inputs = torch.tensor([[0.0, 9.0, 1.0], [2.0, 9.0, 1.5]])
+    weight = torch.tensor([[1.0, 5.0, 2.0], [0.0, 5.0, 2.0]])
+    scores = fluctuation_scores(weight, inputs.square().mean(0), inputs.mean(0), 3)
+    torch.testing.assert_close(scores, torch.tensor([1.0, 0.0, 0.0625 * 8]))
+    assert order_by_scores(scores).tolist() == [0, 2, 1]
+    assert wanda_scores(weight, inputs.square().mean(0), 3).argmax() == 1
 
 
 def test_higher_scores_stay_longer_and_equal_ones_keep_their_place():

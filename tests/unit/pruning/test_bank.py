@@ -27,7 +27,7 @@ def test_importances_differ(prepared):
 
 
 def test_an_unknown_importance_names_the_known_ones(prepared):
-    with pytest.raises(ConfigError, match="'tailor' is unknown; known: l1, l2, obs, .*; did you mean 'taylor'"):
+    with pytest.raises(ConfigError, match=r"'tailor' is unknown; known: l1, l2, obs, .*; did you mean 'taylor'"):
         build_bank(prepared.dense, prepared.statistics, prepared.space.options, "tailor")
 
 

@@ -324,14 +324,14 @@ def export_stage(run: Run, pruned: PreTrainedModel, choice: Choice, rows: tuple[
             public = without_folders(run.config)
             card = model_card(public.model.name, form, rows, choice, dtype, to_yaml(public))
             (folder / "README.md").write_text(card)
-            seen = verify_export(folder, form, pruned, probe, rows[-1].cost.total_parameters)
+            seen = verify_export(folder, form, dense, pruned, probe, rows[-1].cost.total_parameters)
         clock.note = f"{seen.class_name}, loads in a fresh process, logits within {seen.max_logit_difference:.0e}"
     record = ExportRecord(
         folder=run.folder.exported.name,
         dtype=dtype,
         class_name=seen.class_name,
         remote_code=form.remote_code,
-        loading_line=form.loading_line,
+        loading_line=form.loading_lines(run.folder.exported.name)[0],
         num_parameters=seen.num_parameters,
         bytes=seen.bytes,
         max_logit_difference=seen.max_logit_difference,

@@ -93,7 +93,7 @@ def test_uniform_architectures_need_no_remote_code(prepare, family, widths, tmp_
     _, form = export(prepared, Architecture.from_widths(widths), tmp_path / "exported")
     assert not form.remote_code
     assert not list((tmp_path / "exported").glob("*.py"))
-    assert "trust_remote_code" not in form.loading_line
+    assert "trust_remote_code" not in " ".join(form.loading_lines("x"))
     config = json.loads((tmp_path / "exported/config.json").read_text())
     # 6 query heads do not divide the hidden size of 32, which LlamaConfig refuses.
     stands_in = family == "llama" and widths[0] == 3
@@ -105,7 +105,7 @@ def test_uniform_architectures_need_no_remote_code(prepare, family, widths, tmp_
 def test_layers_that_differ_need_the_modelling_file(prepared, tmp_path):
     _, form = export(prepared, VARIED, tmp_path / "exported")
     assert form.remote_code
-    assert "trust_remote_code=True" in form.loading_line
+    assert all("trust_remote_code=True" in line for line in form.loading_lines("x"))
     code = (tmp_path / "exported/modeling_secateur.py").read_text()
     assert "import secateur" not in code
     assert "from secateur" not in code
@@ -220,7 +220,8 @@ class TestVerification:
 
         def run(happen=lambda _path: None, num_parameters=counted):
             happen(tmp_path / "exported/model.safetensors")
-            return verify_export(tmp_path / "exported", form, pruned, prepared.selection.tokens, num_parameters)
+            tokens = prepared.selection.tokens
+            return verify_export(tmp_path / "exported", form, prepared.dense, pruned, tokens, num_parameters)
 
         return run
 
@@ -246,6 +247,7 @@ class TestVerification:
         [
             ({"num_parameters": 7}, r"has 7 parameters when loaded, \d+ were counted"),
             ({"max_logit_difference": float("nan")}, "logits that differ by nan"),
+            ({"tokenizes_alike": False}, "a tokenizer that cuts text otherwise"),
             ({"generates_alike_with_and_without_cache": False}, "generates other tokens with its KV cache"),
             (None, "does not load in a fresh process: ValueError: no such tensor"),
         ],
@@ -256,6 +258,7 @@ class TestVerification:
         """A script stands in for the real check, which takes seconds: what counts is what is made of its words."""
         fine = {
             "secateur_imported": False,
+            "tokenizes_alike": True,
             "class_name": "SecateurLlamaForCausalLM",
             "num_parameters": cost_of(prepared.dense.shape, VARIED).total_parameters,
             "max_logit_difference": 0.0,

@@ -3,11 +3,11 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from secateur.config import RunConfig, build_config
 from secateur.pipeline import resume_pipeline, run_pipeline
@@ -70,16 +70,19 @@ def test_sequential_reconstruction_is_kept_only_where_the_selection_set_agrees(f
     assert choice.sequential_kept == (choice.kl_after_sequential < choice.kl)
 
 
-def test_a_stranger_loads_and_generates_with_the_line_on_the_card(finished: tuple[Report, Path]) -> None:
+def test_a_stranger_loads_and_generates_with_the_lines_on_the_card(
+    finished: tuple[Report, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     report, root = finished
     exported = root / "exported"
     card = (exported / "README.md").read_text()
-    flag = "trust_remote_code=True" in card
-    assert flag == report.export.remote_code
+    assert report.export.remote_code
     assert str(root) not in card, "a card is published; it must not tell how somebody's disk is laid out"
-    # The folder was written by this very test.
-    model = AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=flag)
-    tokenizer = AutoTokenizer.from_pretrained(exported)
+    lines = card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(exported))
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    model, tokenizer = names["model"], names["tokenizer"]
+    assert "Do you wish to run the custom code" not in capfd.readouterr().out
     assert sum(p.numel() for p in model.parameters()) == report.row("secateur").cost.total_parameters
     prompt = tokenizer("The red key", return_tensors="pt")
     settings = {"max_new_tokens": 8, "do_sample": False}

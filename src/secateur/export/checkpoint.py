@@ -28,10 +28,16 @@ class ExportedForm:
     def remote_code(self) -> bool:
         return bool(self.files)
 
-    @property
-    def loading_line(self) -> str:
+    def loading_lines(self, folder: str) -> tuple[str, str]:
+        """Give the lines that load model and tokenizer.
+
+        The tokenizer needs the flag too: transformers 5 reads the model's config for it, and would stop and ask.
+        """
         flag = ", trust_remote_code=True" if self.remote_code else ""  # the folder's own modelling file
-        return f'model = AutoModelForCausalLM.from_pretrained("exported"{flag})'
+        return (
+            f'model = AutoModelForCausalLM.from_pretrained("{folder}"{flag})',
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}"{flag})',
+        )
 
 
 def express(dense: DenseModel, architecture: Architecture, dtype: str) -> ExportedForm:

@@ -2,7 +2,8 @@
 
     python -I fresh_check.py FOLDER PROBE.safetensors remote-code|plain
 
-`PROBE` holds `tokens` [windows, length] and the `logits` that were measured for them. Prints one line of JSON.
+`PROBE` holds `tokens` [windows, length], the `logits` measured for them, and `sentence`, the ids of `SENTENCE`.
+Prints one line of JSON.
 """
 
 import json
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NUM_NEW_TOKENS = 16
+SENTENCE = "The quick brown fox jumps over 13 lazy dogs, naïvely."
 
 
 def main(folder: str, probe_path: str, remote_code: bool) -> None:
@@ -21,6 +23,7 @@ def main(folder: str, probe_path: str, remote_code: bool) -> None:
     probe = load_file(probe_path)
     # The folder is the one that this run has just written, modelling file included.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=remote_code).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote_code)
     with torch.no_grad():
         logits = model(input_ids=probe["tokens"], use_cache=False).logits
         prompt = probe["tokens"][:1, :8]
@@ -37,6 +40,7 @@ def main(folder: str, probe_path: str, remote_code: bool) -> None:
         json.dumps(
             {
                 "secateur_imported": "secateur" in sys.modules,
+                "tokenizes_alike": tokenizer(SENTENCE)["input_ids"] == probe["sentence"].tolist(),
                 "class_name": type(model).__name__,
                 "num_parameters": sum(p.numel() for p in model.parameters()),
                 "max_logit_difference": float((logits - probe["logits"]).abs().max()),

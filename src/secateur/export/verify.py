@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from secateur.errors import ExportError
 from secateur.export.checkpoint import ExportedForm
+from secateur.export.fresh_check import SENTENCE
+from secateur.model.loading import DenseModel
 from secateur.schema import Record
 
 CHECK = Path(__file__).with_name("fresh_check.py")
@@ -26,6 +28,7 @@ class FreshLoad(Record):
     """What a process that never imported Secateur saw when it loaded the export."""
 
     secateur_imported: bool
+    tokenizes_alike: bool
     class_name: str
     num_parameters: int
     max_logit_difference: float
@@ -37,11 +40,12 @@ class FreshLoad(Record):
 def verify_export(
     folder: Path,
     form: ExportedForm,
+    dense: DenseModel,
     pruned: PreTrainedModel,
     probe: Int[Tensor, "windows length"],
     num_parameters: int,
 ) -> FreshLoad:
-    """Load `folder` in a fresh process and compare logits, parameter count, and generation with and without cache.
+    """Load `folder` in a fresh process; compare logits, parameters, tokens, and generation with and without cache.
 
     Args:
         pruned: The model in memory whose logits the folder must give.
@@ -54,7 +58,9 @@ def verify_export(
     logits = reference(input_ids=probe.to(reference.device), use_cache=False).logits.cpu()
     with tempfile.TemporaryDirectory() as scratch:
         probe_path = Path(scratch) / "probe.safetensors"
-        save_file({"tokens": probe.contiguous().cpu(), "logits": logits.contiguous()}, probe_path)
+        sentence = torch.tensor(dense.tokenizer(SENTENCE)["input_ids"], dtype=torch.int64)
+        tokens = probe.contiguous().cpu()
+        save_file({"tokens": tokens, "logits": logits.contiguous(), "sentence": sentence}, probe_path)
         completed = subprocess.run(
             [
                 sys.executable,
@@ -73,6 +79,8 @@ def verify_export(
         last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
         raise ExportError(f"{folder} does not load in a fresh process: {last}")
     seen = FreshLoad.model_validate(json.loads(completed.stdout.strip().splitlines()[-1]))
+    if not seen.tokenizes_alike:
+        raise ExportError(f"{folder} has a tokenizer that cuts text otherwise than the dense model's")
     if seen.num_parameters != num_parameters:
         raise ExportError(f"{folder} has {seen.num_parameters} parameters when loaded, {num_parameters} were counted")
     if not seen.max_logit_difference <= MAX_LOGIT_DIFFERENCE:

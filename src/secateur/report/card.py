@@ -22,6 +22,7 @@ def model_card(
         for index, (kept, whole) in enumerate(zip(choice.architecture.layers, dense.architecture.layers, strict=True))
     )
     perplexity = secateur.perplexity
+    loading = "\n".join(form.loading_lines("path/to/this/folder"))
     return f"""---
 library_name: transformers
 tags: [pruned, secateur]
@@ -30,8 +31,7 @@ tags: [pruned, secateur]
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-{form.loading_line.replace('"exported"', '"path/to/this/folder"')}
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+{loading}
 ```
 
 # {model_name}, pruned to {1 - secateur.parameter_reduction:.1%} of its decoder parameters

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -33,8 +34,12 @@ def show_run(root: Path, top: int) -> list[RenderableType]:
     return parts
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+
+
 def _stages(store: RunStore) -> Table:
-    table = Table(title="finished stages", title_justify="left")
+    table = _table("finished stages")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for row in store.stages():
@@ -44,7 +49,7 @@ def _stages(store: RunStore) -> Table:
 
 
 def _rounds(store: RunStore) -> Table:
-    table = Table(title="predictor, cross-validated at the budget (Kendall tau)", title_justify="left")
+    table = _table("predictor, cross-validated at the budget (Kendall tau)")
     for title in ("round", "pairs", "tau", "parameter count alone", "reconstruction error alone", "best KL after"):
         table.add_column(title, justify="right")
     for row in store.stages():
@@ -68,9 +73,8 @@ def _candidates(store: RunStore, top: int) -> Table:
     measured = [Measurement.model_validate_json(record) for record in store.all_measurements()]
     good = sorted((m for m in measured if m.kl is not None), key=lambda m: (m.kl, m.architecture.key))
     failed = len(measured) - len(good)
-    table = Table(
-        title=f"best of {len(good)} measured candidates ({len(proposals)} proposed, {failed} failed), selection set",
-        title_justify="left",
+    table = _table(
+        f"best of {len(good)} measured candidates ({len(proposals)} proposed, {failed} failed), selection set"
     )
     for title in ("KL to dense", "loss", "reduction", "round", "origin", "KV heads / FFN width per layer"):
         table.add_column(title)

@@ -172,7 +172,7 @@ def user_errors() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the `secateur` command."""
-    # Read when torch loads OpenMP. Idle threads that spin instead of sleeping make two busy processes on two cores ten
-    # times slower, and cost nothing to put to sleep where the machine is otherwise idle.
+    # Read when torch loads OpenMP. Idle threads that spin instead of sleeping made a run beside another busy process
+    # up to seven times slower; putting them to sleep costs about a tenth on an idle machine (docs/log.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(app())

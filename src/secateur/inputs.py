@@ -6,8 +6,7 @@ from secateur.config import RunConfig, build_config, differing_fields, read_yaml
 from secateur.data import Role, TokenSet, assign_documents, build_token_sets
 from secateur.demo import decoder_path
 from secateur.errors import BudgetError, ModelError, RunFolderError
-from secateur.model.families import find_family
-from secateur.model.loading import DenseModel, load_dense, read_model_type
+from secateur.model.loading import DenseModel, load_dense
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.orders import importance_order
 from secateur.runs.folder import RunFolder
@@ -66,7 +65,7 @@ def refuse_too_few(space: SearchSpace, budget: Budget, seed: int) -> None:
 def load_inputs(config: RunConfig) -> Inputs:
     """Load model and text, define the space, and refuse what cannot work.
 
-    What is cheap to refuse is refused first: the family before any weight is read, the text's files before the model.
+    What is cheap to refuse is refused first: the text's files before the model, its family before its weights.
 
     Raises:
         ModelError, DataError, ConfigError, BudgetError: As their names say.
@@ -74,8 +73,6 @@ def load_inputs(config: RunConfig) -> Inputs:
     name = str(decoder_path()) if config.model.name == "demo" else config.model.name
     model, data, limits = config.model, config.data, config.space
     importance_order(config.pruning.importance)
-    if model_type := read_model_type(name):
-        find_family(model_type)
     documents = assign_documents(
         list(data.sources),
         {

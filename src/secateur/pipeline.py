@@ -172,7 +172,10 @@ def batch_windows(run: Run) -> int:
 
 
 def selection_protocol(run: Run) -> Protocol:
-    """What makes the measurements of this run comparable, and those of another configuration not."""
+    """What makes the measurements of this run comparable, and those of another configuration not.
+
+    The seed is part of the bank: labels are sampled with it, and so is the random order.
+    """
     config, tokens = run.config, run.inputs.sets[Role.SELECTION]
     pruning = config.pruning
     return Protocol(
@@ -183,6 +186,7 @@ def selection_protocol(run: Run) -> Protocol:
         dtype=str(run.inputs.dense.model.dtype),
         bank=digest(
             [
+                run.config.seed,
                 run.inputs.fingerprints["calibration"],
                 pruning.importance,
                 pruning.reconstruction == "none",
@@ -243,17 +247,17 @@ def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
     config, inputs = run.config, run.inputs
     sequential = config.pruning.reconstruction == "sequential"
     best = found.best
+    assert best.kl is not None, "the best did not fail"
     origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
     batch_tokens = config.evaluation.batch_tokens
     with stage_clock("prune", run.listener, inputs.dense.shape.num_modules if sequential else None) as clock:
         pruned = prune(inputs.dense, bank, best.architecture)
-        after, kept = None, False
+        after = None
         if sequential:
-            candidate = prune(inputs.dense, bank, best.architecture)
             reconstruct_in_sequence(
                 inputs.dense,
                 inputs.walk,
-                candidate,
+                pruned,
                 best.architecture,
                 inputs.sets[Role.CALIBRATION],
                 batch_tokens,
@@ -261,15 +265,17 @@ def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
                 clock.advance,
             )
             reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], batch_windows(run))
-            after = float(score_model(candidate, inputs.dense.family, inputs.walk, reference).kl.mean())
-            kept = best.kl is not None and after < best.kl
-            pruned = candidate if kept else pruned
+            after = float(score_model(pruned, inputs.dense.family, inputs.walk, reference).kl.mean())
+        kept = after is not None and after < best.kl
+        if after is not None and not kept:
+            pruned = prune(inputs.dense, bank, best.architecture)
         round_weights(pruned, export_dtype(run))
-        clock.note = f"selection KL {best.kl:.4f}" + (f", {after:.4f} after sequential reconstruction" if after else "")
+        sequential_note = "" if after is None else f", {after:.4f} after sequential reconstruction"
+        clock.note = f"selection KL {best.kl:.4f}{sequential_note}"
     choice = Choice(
         architecture=best.architecture,
         origin=origins[best.architecture.key],
-        kl=best.kl or 0.0,
+        kl=best.kl,
         kl_after_sequential=after,
         sequential_kept=kept,
     )

@@ -153,8 +153,9 @@ def load_dense(
     Raises:
         ModelError: As `load_causal_model`, or the family is unknown.
     """
-    # Before the weights, which may be a long download.
-    family = find_family(read_config(name, revision, trust_remote_code).model_type)
+    # Before the weights, which may be a long download. A local folder's family is read without transformers, which does
+    # not know every family and would say so in other words.
+    family = find_family(read_model_type(name) or read_config(name, revision, trust_remote_code).model_type)
     model, tokenizer, stored = load_causal_model(name, device, dtype, revision, trust_remote_code)
     model.requires_grad_(False)
     return DenseModel(name, model, tokenizer, family, read_shape(model, family), stored)

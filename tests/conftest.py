@@ -136,20 +136,25 @@ def build_tokens(role: Role = Role.SELECTION, num_windows: int = 4, length: int 
 
 @cache
 def prepare_dense(
-    family: str = "llama", queries_per_group: int = 2, tied: bool = False, refit: bool = True, window: int | None = None
+    family: str = "llama",
+    queries_per_group: int = 2,
+    tied: bool = False,
+    reconstruction: str = "least_squares",
+    window: int | None = None,
 ) -> Prepared:
     overrides: dict[str, Any] = {} if window is None else {"sliding_window": window}
     dense = build_dense(family, queries_per_group, tied, **overrides)
     calibration = build_tokens(Role.CALIBRATION, num_windows=16)
-    statistics = calibrate(dense, calibration, batch_tokens=96, seed=0)
+    statistics = calibrate(dense, calibration, batch_tokens=96, seed=0, fisher=True)
+    shape = dense.shape.with_output_bias() if reconstruction == "bias" else dense.shape
     return Prepared(
         dense=dense,
         walk=DecoderWalk(dense.model, dense.family),
         calibration=calibration,
         selection=build_tokens(Role.SELECTION),
         statistics=statistics,
-        bank=build_bank(dense, statistics, WIDTHS, refit=refit),
-        space=SearchSpace(shape=dense.shape, options=WIDTHS),
+        bank=build_bank(dense, statistics, WIDTHS, reconstruction=reconstruction),
+        space=SearchSpace(shape=shape, options=WIDTHS),
     )
 
 

@@ -3,7 +3,11 @@
 import pytest
 from torch import nn
 
+from secateur.data import Role
 from secateur.model.families import FAMILIES
+from secateur.pruning.bank import build_bank
+from secateur.pruning.calibration import calibrate
+from secateur.pruning.reconstruction import RECONSTRUCTIONS
 from secateur.pruning.surgery import prune
 from secateur.space.cost import cost_of
 
@@ -25,17 +29,20 @@ def test_cost_is_what_the_pruned_model_has(prepare, family, ratio, tied, archite
     assert cost.kv_cache_bytes_per_token == 2 * sum(cached)
 
 
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_the_space_counts_is_what_the_pruned_model_has(prepare, family, architecture):
-    prepared = prepare(family)
+def test_what_the_space_counts_is_what_the_pruned_model_has(prepare, family, reconstruction, architecture):
+    prepared = prepare(family, reconstruction=reconstruction)
     pruned = prune(prepared.dense, prepared.bank, architecture)
     counted = prepared.space.decoder_parameters(prepared.space.levels(architecture))
     assert counted == sum(p.numel() for p in pruned.model.layers.parameters())
+    assert cost_of(prepared.space.shape, architecture).total_parameters == sum(p.numel() for p in pruned.parameters())
 
 
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_linear_layers_say_their_own_size(prepare, family, architecture):
-    prepared = prepare(family)
+def test_linear_layers_say_their_own_size(prepare, family, reconstruction, architecture):
+    prepared = prepare(family, reconstruction=reconstruction)
     pruned = prune(prepared.dense, prepared.bank, architecture)
     for module in pruned.model.layers.modules():
         if isinstance(module, nn.Linear):
@@ -43,16 +50,18 @@ def test_linear_layers_say_their_own_size(prepare, family, architecture):
             assert module.bias is None or len(module.bias) == module.out_features
 
 
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
 @pytest.mark.parametrize(
     "biases", [{"attention_bias": True}, {"mlp_bias": True}, {"attention_bias": True, "mlp_bias": True}]
 )
-def test_biases_of_the_output_projections_are_counted_once_per_block(make_dense, make_tokens, biases, architecture):
-    from secateur.data import Role
-    from secateur.pruning.bank import build_bank
-    from secateur.pruning.calibration import calibrate
-
+def test_biases_of_the_output_projections_are_counted_once_per_block(
+    make_dense, make_tokens, biases, reconstruction, architecture
+):
     dense = make_dense("llama", **biases)
     statistics = calibrate(dense, make_tokens(Role.CALIBRATION), batch_tokens=48, seed=0)
-    bank = build_bank(dense, statistics, [{width} for width in architecture.widths])
+    bank = build_bank(dense, statistics, [{width} for width in architecture.widths], reconstruction=reconstruction)
     pruned = prune(dense, bank, architecture)
-    assert cost_of(dense.shape, architecture).total_parameters == sum(p.numel() for p in pruned.parameters())
+    shape = dense.shape.with_output_bias() if reconstruction == "bias" else dense.shape
+    assert cost_of(shape, architecture).total_parameters == sum(p.numel() for p in pruned.parameters())
+    if len(biases) == 2:
+        assert shape == dense.shape, "both biases are there already, so none is gained"

@@ -24,10 +24,10 @@ VARIED = Architecture.from_widths((0, 40, 2, 16, 4, 0))
 UNIFORM = Architecture.from_widths((3, 40) * 3)
 
 
-def export(prepared, architecture, folder, dtype="float32"):
+def export(prepared, architecture, folder, dtype="float32", output_bias=False):
     pruned = prune(prepared.dense, prepared.bank, architecture)
     round_weights(pruned, dtype)
-    form = express(prepared.dense, architecture, dtype)
+    form = express(prepared.dense, architecture, dtype, output_bias=output_bias)
     save_checkpoint(prepared.dense, pruned, form, dtype, folder)
     return pruned, form
 
@@ -55,10 +55,11 @@ def assert_same_model(loaded, pruned, tokens):
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in pruned.parameters())
 
 
+@pytest.mark.parametrize("reconstruction", ["least_squares", "bias"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_stranger_loads_the_pruned_model(prepare, family, architecture, tmp_path):
-    prepared = prepare(family)
-    pruned, form = export(prepared, architecture, tmp_path / "exported")
+def test_a_stranger_loads_the_pruned_model(prepare, family, reconstruction, architecture, tmp_path):
+    prepared = prepare(family, reconstruction=reconstruction)
+    pruned, form = export(prepared, architecture, tmp_path / "exported", output_bias=reconstruction == "bias")
     loaded = load(tmp_path / "exported", form)
     assert_same_model(loaded, pruned, prepared.selection.tokens)
     cached, uncached = generations(loaded, prepared.selection.tokens[:2, :6])
@@ -72,13 +73,14 @@ def test_a_stranger_loads_the_pruned_model(prepare, family, architecture, tmp_pa
     assert_same_model(again, pruned, prepared.selection.tokens)
 
 
+@pytest.mark.parametrize("reconstruction", ["least_squares", "bias"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("ratio", [1, 4])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_head_ratios_and_tied_embeddings_load_alike(prepare, family, ratio, tied, tmp_path):
-    prepared = prepare(family, ratio, tied)
+def test_other_head_ratios_and_tied_embeddings_load_alike(prepare, family, ratio, tied, reconstruction, tmp_path):
+    prepared = prepare(family, ratio, tied, reconstruction)
     for name, architecture in (("varied", VARIED), ("uniform", UNIFORM)):
-        pruned, form = export(prepared, architecture, tmp_path / name)
+        pruned, form = export(prepared, architecture, tmp_path / name, output_bias=reconstruction == "bias")
         loaded = load(tmp_path / name, form)
         assert_same_model(loaded, pruned, prepared.selection.tokens)
         assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
@@ -113,16 +115,25 @@ def test_layers_that_differ_need_the_modelling_file(prepared, tmp_path):
         AutoModelForCausalLM.from_pretrained(tmp_path / "exported", trust_remote_code=False)
 
 
-@pytest.mark.parametrize("bias", ["attention_bias", "mlp_bias"])
+@pytest.mark.parametrize("reconstruction", ["least_squares", "bias"])
+@pytest.mark.parametrize("biases", [("attention_bias",), ("mlp_bias",), ("attention_bias", "mlp_bias")])
 @pytest.mark.parametrize("architecture", [VARIED, UNIFORM], ids=["varied", "uniform"])
-def test_llama_with_biases_loads_alike(make_dense, make_tokens, prepared, bias, architecture, tmp_path):
+def test_llama_with_biases_loads_alike(
+    make_dense, make_tokens, prepared, biases, architecture, reconstruction, tmp_path
+):
     """Mistral has no such biases, so it cannot stand in for a uniform one."""
-    dense = make_dense("llama", **{bias: True})
+    dense = make_dense("llama", **dict.fromkeys(biases, True))
     statistics = calibrate(dense, make_tokens(Role.CALIBRATION), batch_tokens=48, seed=0)
-    bank = build_bank(dense, statistics, [{width} for width in architecture.widths])
+    bank = build_bank(dense, statistics, [{width} for width in architecture.widths], reconstruction=reconstruction)
     biased = replace(prepared, dense=dense, bank=bank)
-    pruned, form = export(biased, architecture, tmp_path / "exported")
+    pruned, form = export(biased, architecture, tmp_path / "exported", output_bias=reconstruction == "bias")
     assert_same_model(load(tmp_path / "exported", form), pruned, prepared.selection.tokens)
+
+
+def test_a_uniform_architecture_with_every_bias_already_there_stays_a_stock_model(make_dense):
+    """With two KV heads the heads divide the hidden size, so Llama's own classes hold it."""
+    dense = make_dense("llama", attention_bias=True, mlp_bias=True)
+    assert not express(dense, Architecture.from_widths((2, 40) * 3), "float32", output_bias=True).remote_code
 
 
 @pytest.mark.parametrize(
@@ -232,6 +243,18 @@ class TestVerification:
         assert seen.num_parameters == cost_of(prepared.dense.shape, VARIED).total_parameters
         assert seen.max_logit_difference < 1e-4
         assert seen.bytes == (tmp_path / "exported/model.safetensors").stat().st_size
+
+    @pytest.mark.parametrize("exported", [VARIED, UNIFORM], ids=["varied", "uniform"])
+    @pytest.mark.parametrize("family", ["llama", "qwen2"])
+    def test_passes_a_model_that_gained_biases(self, prepare, family, exported, tmp_path):
+        biased = prepare(family, reconstruction="bias")
+        pruned, form = export(biased, exported, tmp_path / "exported", output_bias=True)
+        counted = cost_of(biased.space.shape, exported).total_parameters
+        assert counted > cost_of(biased.dense.shape, exported).total_parameters
+        seen = verify_export(tmp_path / "exported", form, biased.dense, pruned, biased.selection.tokens, counted)
+        assert not seen.secateur_imported
+        assert seen.num_parameters == counted
+        assert seen.max_logit_difference < 1e-4
 
     def test_refuses_one_weight_that_differs(self, verify):
         def corrupt(path):

@@ -5,12 +5,15 @@ import copy
 import pytest
 import torch
 
+from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import StitchedModel, score_model
 from secateur.model.families import FAMILIES
 from secateur.model.shape import BlockKind, decoder_layers, group_tensors, module_of
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.bank import expand_groups
+from secateur.pruning.bank import build_bank, expand_groups
+from secateur.pruning.calibration import calibrate
+from secateur.pruning.orders import IMPORTANCE
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 
@@ -38,26 +41,68 @@ def walked_logits(walk, tokens, weights_of=lambda _index: None):
     return walk.logits(walk.final_norm(hidden))
 
 
+def sliced_logits(walk, tokens, bank, architecture):
+    """Logits block by block through the dense model's modules, with slices of the bank in them."""
+    widths = architecture.widths
+    return walked_logits(walk, tokens, lambda index: bank.slices(index, widths[index]) if widths[index] else False)
+
+
+def output_projections(model, family, shape):
+    """`o_proj` and `down_proj` of every layer, in module order."""
+    for index in range(shape.num_modules):
+        layer, kind = module_of(index)
+        names = family.attention if kind is BlockKind.ATTENTION else family.mlp
+        yield kind, group_tensors(decoder_layers(model, family)[layer], family, kind)[names.output][0]
+
+
+def masked(dense, bank, architecture, means=None):
+    """The dense model itself, with the columns of `o_proj` and `down_proj` that are gone set to zero.
+
+    Given the means of their inputs, what the columns add on average stays as a bias, in blocks that are not gone whole.
+    """
+    model = copy.deepcopy(dense.model)
+    for index, (kind, output) in enumerate(output_projections(model, dense.family, dense.shape)):
+        width = architecture.widths[index]
+        gone = expand_groups(bank.modules[index].order[width:], dense.shape.group_size(kind))
+        if means is not None and width > 0:
+            bias = output.weight[:, gone] @ means[index][gone]
+            output.bias = torch.nn.Parameter(bias if output.bias is None else output.bias + bias)
+        output.weight[:, gone] = 0
+        if width == 0 and output.bias is not None:
+            output.bias[:] = 0
+    return model
+
+
+def mean_inputs(dense, tokens):
+    """Mean over all tokens of what goes into each output projection of the dense model."""
+    means = []
+    handles = [
+        output.register_forward_pre_hook(lambda _module, inputs: means.append(inputs[0].flatten(0, -2).mean(0)))
+        for _, output in output_projections(dense.model, dense.family, dense.shape)
+    ]
+    own_logits(dense.model, tokens)
+    for handle in handles:
+        handle.remove()
+    return means
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_of_slices_are_those_of_the_pruned_model(prepare, variant, architecture):
     prepared = prepare(*variant)
     tokens = prepared.selection.tokens
     pruned = prune(prepared.dense, prepared.bank, architecture)
-
-    def slices(index):
-        width = architecture.widths[index]
-        return prepared.bank.slices(index, width) if width else False
-
     expected = own_logits(pruned, tokens)
     assert expected.std() > 0.5, "logits near a constant would agree whatever is done"
-    torch.testing.assert_close(walked_logits(prepared.walk, tokens, slices), expected, atol=1e-4, rtol=0)
+    sliced = sliced_logits(prepared.walk, tokens, prepared.bank, architecture)
+    torch.testing.assert_close(sliced, expected, atol=1e-4, rtol=0)
     own_walk = DecoderWalk(pruned, prepared.dense.family, source=prepared.walk)
     torch.testing.assert_close(walked_logits(own_walk, tokens), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("reconstruction", ["least_squares", "bias"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scores_of_slices_are_those_of_the_pruned_model(prepare, family, architecture):
-    prepared = prepare(family)
+def test_scores_of_slices_are_those_of_the_pruned_model(prepare, family, reconstruction, architecture):
+    prepared = prepare(family, reconstruction=reconstruction)
     reference = DenseReference(prepared.walk, prepared.selection, batch_windows=3)
     stitched = StitchedModel(prepared.walk, prepared.bank, reference, cache_bytes=1 << 20).score(architecture)
     pruned = prune(prepared.dense, prepared.bank, architecture)
@@ -72,19 +117,53 @@ def test_scores_of_slices_are_those_of_the_pruned_model(prepare, family, archite
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_without_reconstruction_pruning_zeroes_the_columns_that_are_gone(prepare, variant, architecture):
-    """The oracle is the dense model itself, with columns of `o_proj` and `down_proj` set to zero."""
-    prepared = prepare(*variant, refit=False)
-    dense, family = prepared.dense, prepared.dense.family
-    masked = copy.deepcopy(dense.model)
-    for index, width in enumerate(architecture.widths):
-        layer, kind = module_of(index)
-        tensors = group_tensors(decoder_layers(masked, family)[layer], family, kind)
-        output = tensors[family.attention.output if kind is BlockKind.ATTENTION else family.mlp.output][0]
-        gone = prepared.bank.modules[index].order[width:]
-        output.weight[:, expand_groups(gone, dense.shape.group_size(kind))] = 0
+    prepared = prepare(*variant, reconstruction="none")
+    dense, tokens = prepared.dense, prepared.selection.tokens
     pruned = prune(dense, prepared.bank, architecture)
-    tokens = prepared.selection.tokens
-    torch.testing.assert_close(own_logits(pruned, tokens), own_logits(masked, tokens), atol=1e-4, rtol=0)
+    expected = own_logits(masked(dense, prepared.bank, architecture), tokens)
+    torch.testing.assert_close(own_logits(pruned, tokens), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("importance", IMPORTANCE)
+def test_whatever_the_importance_groups_that_go_take_their_own_query_heads_with_them(
+    prepare, importance, family, ratio
+):
+    prepared = prepare(family, ratio)
+    dense, tokens = prepared.dense, prepared.selection.tokens
+    bank = build_bank(dense, prepared.statistics, prepared.space.options, importance, "none")
+    for widths in ((3, 32, 1, 48, 4, 16), (2, 40, 2, 40, 2, 40), (1, 48, 3, 0, 0, 8)):
+        architecture = Architecture.from_widths(widths)
+        expected = own_logits(masked(dense, bank, architecture), tokens)
+        sliced = sliced_logits(prepared.walk, tokens, bank, architecture)
+        torch.testing.assert_close(sliced, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_a_bias_what_is_gone_still_adds_its_mean(prepare, family, ratio, architecture):
+    prepared = prepare(family, ratio, reconstruction="bias")
+    dense, tokens = prepared.dense, prepared.selection.tokens
+    means = mean_inputs(dense, prepared.calibration.tokens)
+    expected = own_logits(masked(dense, prepared.bank, architecture, means), tokens)
+    pruned = own_logits(prune(dense, prepared.bank, architecture), tokens)
+    sliced = sliced_logits(prepared.walk, tokens, prepared.bank, architecture)
+    torch.testing.assert_close(pruned, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sliced, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("biases", [{"attention_bias": True}, {"mlp_bias": True}], ids=["attention", "mlp"])
+def test_a_bias_that_the_dense_model_has_is_kept_and_added_to(make_dense, make_tokens, biases, architecture):
+    dense = make_dense("llama", **biases)
+    calibration, tokens = make_tokens(Role.CALIBRATION), make_tokens().tokens
+    statistics = calibrate(dense, calibration, batch_tokens=48, seed=0)
+    bank = build_bank(dense, statistics, [{width} for width in architecture.widths], reconstruction="bias")
+    expected = own_logits(masked(dense, bank, architecture, mean_inputs(dense, calibration.tokens)), tokens)
+    pruned = own_logits(prune(dense, bank, architecture), tokens)
+    sliced = sliced_logits(DecoderWalk(dense.model, dense.family), tokens, bank, architecture)
+    torch.testing.assert_close(pruned, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sliced, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("family", "window"), [("mistral", 4), ("qwen2", 4)])

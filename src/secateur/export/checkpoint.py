@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from secateur.model.families import FAMILIES, Family
 from secateur.model.loading import DTYPES, DenseModel
+from secateur.model.shape import BlockKind, DenseShape
 from secateur.space.architecture import Architecture, LayerShape
 
 MODELING_SOURCE = Path(__file__).with_name("modeling_secateur.py")
@@ -40,8 +41,14 @@ class ExportedForm:
         )
 
 
-def express(dense: DenseModel, architecture: Architecture, dtype: str) -> ExportedForm:
-    """Choose the plainest form that holds an architecture: a stock config if its layers are alike, else per layer."""
+def express(dense: DenseModel, architecture: Architecture, dtype: str, *, output_bias: bool = False) -> ExportedForm:
+    """Choose the plainest form that holds an architecture: a stock config if its layers are alike, else per layer.
+
+    Args:
+        output_bias: The reconstruction gave narrowed blocks a bias. Where the dense output projection has none, no
+            stock config holds such a block, not even in a uniform architecture.
+    """
+    shape = dense.shape.with_output_bias() if output_bias else dense.shape
     kept = [layer for layer in architecture.layers if layer.kv_heads or layer.ffn_width]
     base = dense.model.config.to_dict() | {"num_hidden_layers": len(kept), "dtype": dtype}
     base.pop("_name_or_path", None)
@@ -52,10 +59,11 @@ def express(dense: DenseModel, architecture: Architecture, dtype: str) -> Export
             if layer.kv_heads or layer.ffn_width
         ]
     alike = len(set(kept)) == 1 and kept[0].kv_heads and kept[0].ffn_width
+    alike = alike and not _blocks_with_new_bias(shape, kept[0])
     stock = _stock_config(dense, kept[0], base) if alike else None
     if stock is not None:
         return ExportedForm(config=stock, files={})
-    return _per_layer_form(dense, kept, base)
+    return _per_layer_form(dense, shape, kept, base)
 
 
 def save_checkpoint(dense: DenseModel, pruned: PreTrainedModel, form: ExportedForm, dtype: str, folder: Path) -> None:
@@ -132,7 +140,12 @@ def _stock_config(dense: DenseModel, layer: LayerShape, base: dict[str, Any]) ->
     return config_class.from_dict(renamed).to_dict()
 
 
-def _per_layer_form(dense: DenseModel, kept: list[LayerShape], base: dict[str, Any]) -> ExportedForm:
+def _blocks_with_new_bias(shape: DenseShape, layer: LayerShape) -> list[str]:
+    widths = {BlockKind.ATTENTION: layer.kv_heads, BlockKind.MLP: layer.ffn_width}
+    return [kind.value for kind, width in widths.items() if shape.block(kind).added_at(width)]
+
+
+def _per_layer_form(dense: DenseModel, shape: DenseShape, kept: list[LayerShape], base: dict[str, Any]) -> ExportedForm:
     prefix = f"Secateur{dense.family.class_prefix}"
     module = "modeling_secateur"
     overrides: dict[str, dict[str, Any]] = {}
@@ -148,7 +161,13 @@ def _per_layer_form(dense: DenseModel, kept: list[LayerShape], base: dict[str, A
             sizes["intermediate_size"] = layer.ffn_width
         else:
             skipped.append("mlp")
-        overrides[str(index)] = sizes | ({"skip": skipped} if skipped else {})
+        if skipped:
+            sizes["skip"] = skipped
+        if biased := _blocks_with_new_bias(shape, layer):
+            sizes["output_bias"] = biased
+        overrides[str(index)] = sizes
+    if any("output_bias" in layer for layer in overrides.values()):
+        base = base | {"output_bias": []}  # what a layer that names none has: transformers asks for it
     config = base | {
         "model_type": f"secateur_{dense.family.model_type}",
         "architectures": [f"{prefix}ForCausalLM"],

@@ -1,7 +1,8 @@
 """A Llama decoder whose layers differ in size, written by Secateur. Needs transformers and nothing else.
 
 Sizes come from the config's `per_layer_config`: per layer `num_attention_heads`, `num_key_value_heads` and
-`intermediate_size` where they differ from the dense model's, and `skip` for an attention or MLP that was removed.
+`intermediate_size` where they differ from the dense model's, `skip` for an attention or MLP that was removed, and
+`output_bias` for one whose output projection has a bias that the dense model's has not.
 """
 
 import copy
@@ -36,6 +37,11 @@ class AbsentMlp(nn.Module):
         return torch.zeros_like(hidden_states)
 
 
+def add_bias(projection):
+    """Give a projection without a bias one of zeros, which loading fills."""
+    projection.bias = nn.Parameter(torch.zeros_like(projection.weight[:, 0]))
+
+
 class SecateurLlamaForCausalLM(DenseForCausalLM):
     config_class = SecateurLlamaConfig
 
@@ -50,6 +56,7 @@ class SecateurLlamaForCausalLM(DenseForCausalLM):
         for index in range(config.num_hidden_layers):
             sizes = config.per_layer_config[index]
             skipped = getattr(sizes, "skip", None) or []
+            biased = getattr(sizes, "output_bias", None) or []
             layer = DenseDecoderLayer(sizes, index)
             if "attention" in skipped:
                 layer.input_layernorm, layer.self_attn = nn.Identity(), AbsentAttention()
@@ -60,5 +67,9 @@ class SecateurLlamaForCausalLM(DenseForCausalLM):
                 cache_index += 1
             if "mlp" in skipped:
                 layer.post_attention_layernorm, layer.mlp = nn.Identity(), AbsentMlp()
+            if "attention" in biased:
+                add_bias(layer.self_attn.o_proj)
+            if "mlp" in biased:
+                add_bias(layer.mlp.down_proj)
             self.model.layers.append(layer)
         self.post_init()

@@ -1,6 +1,6 @@
 """What a dense model consists of, counted from its real tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from operator import attrgetter
 
@@ -24,17 +24,32 @@ class BlockShape:
 
     `parameters_per_group` and `parameters_constant` (norms and output bias; they go only when the whole block goes)
     are counted from the tensors, so that biases and head norms need no rule of their own. `weights_per_group` are the
-    entries of matrices: each costs one multiplication and one addition per token.
+    entries of matrices: each costs one multiplication and one addition per token. `output_bias` is true where the dense
+    projection out of the groups has a bias. `parameters_added` are those that a narrowed block has and the dense one
+    has not (see `DenseShape.with_output_bias`).
     """
 
     num_groups: int
     parameters_per_group: int
     parameters_constant: int
     weights_per_group: int
+    output_bias: bool = False
+    parameters_added: int = 0
 
     @property
     def parameters(self) -> int:
-        return self.num_groups * self.parameters_per_group + self.parameters_constant
+        """Parameters of the dense block."""
+        return self.parameters_at(self.num_groups)
+
+    def parameters_at(self, width: int) -> int:
+        """Parameters of the block with `width` groups; 0 when it is gone, its norm included."""
+        if width == 0:
+            return 0
+        return width * self.parameters_per_group + self.parameters_constant + self.added_at(width)
+
+    def added_at(self, width: int) -> int:
+        """How many of them the dense block has not: a block that is gone or whole gains none."""
+        return self.parameters_added if 0 < width < self.num_groups else 0
 
 
 @dataclass(frozen=True)
@@ -63,12 +78,24 @@ class DenseShape:
 
     @property
     def decoder_parameters(self) -> int:
-        """Parameters of all transformer blocks: what `--keep` is a share of."""
+        """Parameters of all transformer blocks of the dense model: what `--keep` is a share of."""
         return self.num_layers * (self.attention.parameters + self.mlp.parameters)
 
     @property
     def num_modules(self) -> int:
         return 2 * self.num_layers
+
+    def with_output_bias(self) -> "DenseShape":
+        """Give the shape by which to count where narrowed blocks gain a bias on their output projection.
+
+        A block whose dense output projection has a bias gains nothing: its own is changed. Narrowing a block still
+        makes it smaller, because one group's column of the output projection already has as many entries as the bias.
+        """
+
+        def gaining(block: BlockShape) -> BlockShape:
+            return replace(block, parameters_added=0 if block.output_bias else self.hidden_size)
+
+        return replace(self, attention=gaining(self.attention), mlp=gaining(self.mlp))
 
     def block(self, kind: BlockKind) -> BlockShape:
         return self.attention if kind is BlockKind.ATTENTION else self.mlp
@@ -123,7 +150,8 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
         ]
         cut = 0
         weights = 0
-        for projection, axis in group_tensors(layers[0], family, kind).values():
+        tensors = group_tensors(layers[0], family, kind).values()
+        for projection, axis in tensors:
             weights += projection.weight.numel()
             cut += projection.weight.numel()
             if axis == 0 and projection.bias is not None:
@@ -134,6 +162,7 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
             parameters_per_group=cut // num_groups,
             parameters_constant=total - cut,
             weights_per_group=weights // num_groups,
+            output_bias=any(p.bias is not None for p, axis in tensors if axis == 1),
         )
 
     attention = block_shape(BlockKind.ATTENTION, config.num_key_value_heads)

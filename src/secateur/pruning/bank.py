@@ -17,7 +17,7 @@ from secateur.model.loading import DenseModel
 from secateur.model.shape import DenseShape, decoder_layers, group_tensors, module_of
 from secateur.pruning.calibration import ModuleStatistics
 from secateur.pruning.orders import Order, OrderInputs, importance_order
-from secateur.pruning.reconstruction import Refitter
+from secateur.pruning.reconstruction import Reconstruction, Refitter, reconstruction_method
 from secateur.schema import derive_seed
 
 # Columns of an output projection up to which one thread is faster than several.
@@ -32,12 +32,14 @@ class ModuleBank:
         order: Group indices of the dense module, most worth keeping first.
         inputs: Parameters into the groups, permuted to that order, by name inside the block.
         outputs: Output projection per width.
+        biases: Bias of the output projection per width, where the reconstruction changes it.
         errors: Error per width in nats per token (see `Refit.error`).
     """
 
     order: Int[Tensor, " groups"]
     inputs: Mapping[str, Tensor]
     outputs: Mapping[int, Float[Tensor, "hidden kept"]]
+    biases: Mapping[int, Float[Tensor, " hidden"]]
     errors: Mapping[int, float]
 
 
@@ -52,6 +54,8 @@ class WeightBank:
     def slices(self, module: int, width: int) -> dict[str, Tensor]:
         """Give the parameters of a module at a width, by name inside the block, as views where they are sliced.
 
+        The bias of the output projection is among them where it is not the dense one.
+
         Raises:
             KeyError: The bank was not made for that width.
         """
@@ -59,7 +63,11 @@ class WeightBank:
         _, kind = module_of(module)
         num_groups = self.shape.block(kind).num_groups
         taken = {name: tensor[: len(tensor) // num_groups * width] for name, tensor in bank.inputs.items()}
-        return taken | {self.output_names[module % 2]: bank.outputs[width]}
+        output = self.output_names[module % 2]
+        taken[f"{output}.weight"] = bank.outputs[width]
+        if width in bank.biases:
+            taken[f"{output}.bias"] = bank.biases[width]
+        return taken
 
     def errors(self, module: int) -> Mapping[int, float]:
         return self.modules[module].errors
@@ -70,7 +78,7 @@ def build_bank(
     statistics: list[ModuleStatistics],
     widths: Iterable[Iterable[int]],
     importance: str = "obs",
-    refit: bool = True,
+    reconstruction: str = "least_squares",
     ridge: float = 1e-2,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
@@ -79,20 +87,20 @@ def build_bank(
 
     Args:
         widths: Per module, the widths to make; 0 needs no weights but gets its error.
-        refit: False cuts without reconstruction.
+        reconstruction: One of `RECONSTRUCTIONS`.
         ridge: Damping of the Gram matrices, as a share of their mean diagonal.
         seed: Of the random importance.
         advance: Called after every module.
 
     Raises:
-        ConfigError: The importance is unknown.
+        ConfigError: The importance or the reconstruction is unknown.
     """
-    find_order = importance_order(importance)
+    find_order, reconstruct = importance_order(importance), reconstruction_method(reconstruction)
     modules = []
     for index, module_widths in enumerate(widths):
-        with _threads_for(_output_weight(dense, index).shape[1]):
+        with _threads_for(output_projection(dense, index).in_features):
             modules.append(
-                _build_module(dense, statistics[index], index, set(module_widths), find_order, refit, ridge, seed)
+                _build_module(dense, statistics[index], index, set(module_widths), find_order, reconstruct, ridge, seed)
             )
         advance()
     return _bank(dense, modules)
@@ -104,24 +112,33 @@ def _build_module(
     index: int,
     widths: set[int],
     find_order: Order,
-    refit: bool,
+    reconstruct: Reconstruction,
     ridge: float,
     seed: int,
 ) -> ModuleBank:
-    weight = _output_weight(dense, index)
+    output = output_projection(dense, index)
+    weight = output.weight.detach()
     num_groups = dense.shape.block(module_of(index)[1]).num_groups
     size = weight.shape[1] // num_groups
     tensors = [(projection.weight.detach(), axis) for projection, axis in _tensors(dense, index).values()]
     seed = derive_seed(seed, "order", index)
     order = find_order(OrderInputs(statistics, tensors, weight, num_groups, ridge, seed))
     columns = expand_groups(order, size)
-    refitter = Refitter(statistics.gram[columns][:, columns], weight[:, columns], statistics.gradient_moment, ridge)
-    fits = {width: (refitter.refit if refit else refitter.cut)(width * size) for width in sorted(widths)}
+    refitter = Refitter(
+        statistics.gram[columns][:, columns],
+        weight[:, columns],
+        statistics.gradient_moment,
+        ridge,
+        statistics.mean[columns],
+    )
+    fits = {width: reconstruct(refitter, width * size) for width in sorted(widths)}
     outputs = {width: fit.weight for width, fit in fits.items() if width}
     if num_groups in outputs:
         outputs[num_groups] = weight[:, columns].contiguous()  # the dense weight itself, free of rounding
+    dense_bias = 0 if output.bias is None else output.bias.detach()
+    biases = {width: dense_bias + fit.bias for width, fit in fits.items() if fit.bias is not None}
     errors = {width: fit.error for width, fit in fits.items()}
-    return ModuleBank(order, _permuted_inputs(dense, index, order), outputs, errors)
+    return ModuleBank(order, _permuted_inputs(dense, index, order), outputs, biases, errors)
 
 
 @contextmanager
@@ -140,12 +157,14 @@ def _threads_for(num_columns: int) -> Iterator[None]:
 
 
 def save_bank(bank: WeightBank, path: Path) -> None:
-    """Write what cannot be rebuilt cheaply: orders, refitted outputs and errors."""
+    """Write what cannot be rebuilt cheaply: orders, reconstructed outputs and errors."""
     tensors = {}
     for index, module in enumerate(bank.modules):
         tensors[f"{index}.order"] = module.order
         for width, weight in module.outputs.items():
             tensors[f"{index}.output.{width}"] = weight
+        for width, bias in module.biases.items():
+            tensors[f"{index}.bias.{width}"] = bias
         widths = sorted(module.errors)
         tensors[f"{index}.widths"] = torch.tensor(widths)
         tensors[f"{index}.errors"] = torch.tensor([module.errors[width] for width in widths], dtype=torch.float64)
@@ -164,6 +183,7 @@ def load_bank(dense: DenseModel, path: Path) -> WeightBank:
                 order,
                 _permuted_inputs(dense, index, order),
                 {width: tensors[f"{index}.output.{width}"] for width in widths if width},
+                {width: tensors[f"{index}.bias.{width}"] for width in widths if f"{index}.bias.{width}" in tensors},
                 dict(zip(widths, tensors[f"{index}.errors"].tolist(), strict=True)),
             )
         )
@@ -177,11 +197,7 @@ def expand_groups(groups: Int[Tensor, " groups"], size: int) -> Int[Tensor, " co
 
 def _bank(dense: DenseModel, modules: list[ModuleBank]) -> WeightBank:
     attention, mlp = dense.family.attention, dense.family.mlp
-    return WeightBank(
-        shape=dense.shape,
-        modules=tuple(modules),
-        output_names=(f"{attention.output}.weight", f"{mlp.output}.weight"),
-    )
+    return WeightBank(dense.shape, tuple(modules), output_names=(attention.output, mlp.output))
 
 
 def _tensors(dense: DenseModel, index: int) -> dict[str, tuple[torch.nn.Linear, int]]:
@@ -189,8 +205,8 @@ def _tensors(dense: DenseModel, index: int) -> dict[str, tuple[torch.nn.Linear, 
     return group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind)
 
 
-def _output_weight(dense: DenseModel, index: int) -> Float[Tensor, "hidden columns"]:
-    return next(projection.weight.detach() for projection, axis in _tensors(dense, index).values() if axis == 1)
+def output_projection(dense: DenseModel, index: int) -> torch.nn.Linear:
+    return next(projection for projection, axis in _tensors(dense, index).values() if axis == 1)
 
 
 def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, " groups"]) -> dict[str, Tensor]:

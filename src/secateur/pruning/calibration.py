@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
 from secateur.model.shape import decoder_layers, group_tensors, module_of
-from secateur.pruning.importance import taylor_scores, taylor_vector_scores
+from secateur.pruning.importance import fisher_scores, taylor_scores, taylor_vector_scores
 from secateur.schema import derive_seed
 
 
@@ -31,6 +31,7 @@ class ModuleStatistics:
         mean: Mean over tokens of x.
         taylor: LLM-Pruner's Element1 per group (see `taylor_scores`).
         taylor_vector: LLM-Pruner's Vector per group (see `taylor_vector_scores`).
+        fisher: LLM-Pruner's Element2 per group (see `fisher_scores`); None unless it was asked for.
     """
 
     gram: Float[Tensor, "columns columns"]
@@ -38,6 +39,7 @@ class ModuleStatistics:
     mean: Float[Tensor, " columns"]
     taylor: Float[Tensor, " groups"]
     taylor_vector: Float[Tensor, " groups"]
+    fisher: Float[Tensor, " groups"] | None = None
 
 
 @dataclass
@@ -50,6 +52,7 @@ class CalibrationSums:
         means: Per module, sum of x.
         moments: Per module, sum of g g^T.
         gradients: Per projection of each module in turn, gradient of the summed next-token loss.
+        squares: Per projection, sum over windows of the square of that window's gradient; empty unless asked for.
     """
 
     windows: int
@@ -57,9 +60,16 @@ class CalibrationSums:
     means: list[Tensor]
     moments: list[Tensor]
     gradients: list[Tensor]
+    squares: list[Tensor]
 
     def save(self, path: Path) -> None:
-        lists = {"gram": self.grams, "mean": self.means, "moment": self.moments, "gradient": self.gradients}
+        lists = {
+            "gram": self.grams,
+            "mean": self.means,
+            "moment": self.moments,
+            "gradient": self.gradients,
+            "square": self.squares,
+        }
         tensors = {f"{name}.{index}": tensor for name, items in lists.items() for index, tensor in enumerate(items)}
         save_file(tensors | {"windows": torch.tensor(self.windows)}, path)
 
@@ -71,7 +81,7 @@ class CalibrationSums:
         def items(name: str) -> list[Tensor]:
             return [tensors[f"{name}.{index}"] for index in range(sum(key.startswith(f"{name}.") for key in tensors))]
 
-        return cls(windows, items("gram"), items("mean"), items("moment"), items("gradient"))
+        return cls(windows, items("gram"), items("mean"), items("moment"), items("gradient"), items("square"))
 
 
 def calibrate(
@@ -82,6 +92,7 @@ def calibrate(
     advance: Callable[[], None] = lambda: None,
     begun: CalibrationSums | None = None,
     checkpoint: Callable[[CalibrationSums], None] = lambda _sums: None,
+    fisher: bool = False,
 ) -> list[ModuleStatistics]:
     """Gather the statistics of every module in module order, in one streaming pass.
 
@@ -94,6 +105,7 @@ def calibrate(
         advance: Called after every batch.
         begun: Sums of an earlier, interrupted pass with the same arguments; it is gone on with, and changed.
         checkpoint: Called after every batch with the sums so far.
+        fisher: Also gather Element2. It needs the gradient of every window by itself, which doubles the work.
 
     Source:
         Element1 is LLM-Pruner's first-order Taylor importance (arXiv 2305.11627, eq. 4), here summed over the whole
@@ -111,6 +123,7 @@ def calibrate(
         means=[torch.zeros(p.in_features, device=p.weight.device) for p in outputs],
         moments=[torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs],
         gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
+        squares=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights] if fisher else [],
     )
     with _inputs_and_outputs(outputs) as seen, _differentiable(weights):
         size = max(1, batch_tokens // tokens.shape[1])
@@ -119,11 +132,12 @@ def calibrate(
             _add_batch(dense, batch, seed, seen, weights, sums)
             advance()
             checkpoint(sums)
-    gradients = iter(sums.gradients)
+    gradients, squares = iter(sums.gradients), iter(sums.squares)
     statistics = []
     for index, (tensors, (_, kind)) in enumerate(zip(groups, blocks, strict=True)):
         num_groups = dense.shape.block(kind).num_groups
         with_gradients = [(p.weight.detach(), next(gradients), axis) for p, axis in tensors.values()]
+        with_squares = [(p.weight.detach(), next(squares), axis) for p, axis in tensors.values() if fisher]
         statistics.append(
             ModuleStatistics(
                 gram=sums.grams[index] / tokens.numel(),
@@ -131,6 +145,7 @@ def calibrate(
                 mean=sums.means[index] / tokens.numel(),
                 taylor=taylor_scores(with_gradients, num_groups),
                 taylor_vector=taylor_vector_scores(with_gradients, num_groups),
+                fisher=fisher_scores(with_squares, num_groups) if fisher else None,
             )
         )
     return statistics
@@ -158,6 +173,11 @@ def _add_batch(
     own = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
     for index, gradient in enumerate(torch.autograd.grad(own, weights)):
         sums.gradients[index] += gradient
+    for window in tokens if sums.squares else ():
+        alone = dense.model(input_ids=window[None], use_cache=False).logits[0, :-1].float()
+        loss = F.cross_entropy(alone, window[1:], reduction="sum")
+        for index, gradient in enumerate(torch.autograd.grad(loss, weights)):
+            sums.squares[index] += gradient.float().square()
     sums.windows += len(batch)
     seen.clear()
 

@@ -45,6 +45,24 @@ def taylor_vector_scores(
     return scores
 
 
+def fisher_scores(
+    tensors: Sequence[tuple[Float[Tensor, "_rows _columns"], Float[Tensor, "_rows _columns"], int]], num_groups: int
+) -> Float[Tensor, " groups"]:
+    """Score groups by LLM-Pruner's Element2: sum of w F w over all entries of all tensors of the group.
+
+    Args:
+        tensors: (weight, sum over windows of the squared gradient of that window's loss, axis); the sum is the diagonal
+            of the empirical Fisher matrix F up to a factor, which changes no order.
+
+    Source:
+        LLM-Pruner (arXiv 2305.11627), eq. 5, its `param_second` variant.
+    """
+    scores = torch.zeros(num_groups, device=tensors[0][0].device)
+    for weight, squares, axis in tensors:
+        scores += (weight.float().square() * squares.float()).sum(1 - axis).view(num_groups, -1).sum(1)
+    return scores
+
+
 def magnitude_scores(
     tensors: Sequence[tuple[Float[Tensor, "_rows _columns"], int]], num_groups: int, power: int
 ) -> Float[Tensor, " groups"]:
@@ -63,14 +81,23 @@ def fluctuation_scores(
 ) -> Float[Tensor, " groups"]:
     """Score groups by how much their part of the output varies over tokens: a constant part is but a bias.
 
-    For one column j that is `var(x[j]) * norm(W[:, j]) ** 2`; a head's score is the sum over its columns.
+    For one column j that is `var(x[j]) * norm(W[:, j]) ** 2`, standardised over the columns of the module ((score -
+    mean) / standard deviation) and averaged over the columns of a head.
+
+    Returns:
+        Scores of mean 0, which may be compared across modules; higher means more important.
 
     Source:
-        FLAP's WIFV metric (arXiv 2312.11983, eq. 4). FLAP averages over the columns of a head and compares heads with
-        channels after standardising; inside one module sum and mean give the same order.
+        FLAP's WIFV metric (arXiv 2312.11983, eq. 4 and 5). Its code squares the scores of attention, and not those of
+        the MLP, before it standardises them; so do we.
     """
-    variance = (square_mean - mean.square()).clamp(min=0)
-    return (output_weight.float().square().sum(0) * variance).view(num_groups, -1).sum(1)
+    variance = (square_mean.double() - mean.double().square()).clamp(min=0)
+    columns = output_weight.double().square().sum(0) * variance
+    if len(columns) > num_groups:
+        columns = columns.square()
+    spread = columns.std() if len(columns) > 1 else columns.new_zeros(())
+    standard = (columns - columns.mean()) / spread.clamp(min=torch.finfo(torch.float64).tiny)
+    return standard.view(num_groups, -1).mean(1).float()
 
 
 def wanda_scores(

@@ -38,6 +38,10 @@ class OrderInputs:
     def square_mean(self) -> Float[Tensor, " columns"]:
         return self.statistics.gram.diagonal()
 
+    @property
+    def fluctuation(self) -> Float[Tensor, " groups"]:
+        return fluctuation_scores(self.output_weight, self.square_mean, self.statistics.mean, self.num_groups)
+
 
 Order = Callable[[OrderInputs], Int[Tensor, " groups"]]
 
@@ -52,19 +56,24 @@ def _shuffled(module: OrderInputs) -> Int[Tensor, " groups"]:
     return torch.randperm(module.num_groups, generator=generator).to(module.output_weight.device)
 
 
+def _by_fisher(module: OrderInputs) -> Int[Tensor, " groups"]:
+    assert module.statistics.fisher is not None, "calibration was asked for what NEEDS_FISHER names"
+    return order_by_scores(module.statistics.fisher)
+
+
 IMPORTANCE: dict[str, Order] = {
     "obs": lambda m: _eliminated(m, m.statistics.gradient_moment),
     "obs_plain": lambda m: _eliminated(m, torch.eye(len(m.output_weight), device=m.output_weight.device)),
     "taylor": lambda m: order_by_scores(m.statistics.taylor),
+    "taylor_second": _by_fisher,
     "taylor_vector": lambda m: order_by_scores(m.statistics.taylor_vector),
     "wanda": lambda m: order_by_scores(wanda_scores(m.output_weight, m.square_mean, m.num_groups)),
-    "wifv": lambda m: order_by_scores(
-        fluctuation_scores(m.output_weight, m.square_mean, m.statistics.mean, m.num_groups)
-    ),
+    "wifv": lambda m: order_by_scores(m.fluctuation),
     "l1": lambda m: order_by_scores(magnitude_scores(m.tensors, m.num_groups, power=1)),
     "l2": lambda m: order_by_scores(magnitude_scores(m.tensors, m.num_groups, power=2)),
     "random": _shuffled,
 }
+NEEDS_FISHER = frozenset({"taylor_second"})
 
 
 def importance_order(name: str) -> Order:

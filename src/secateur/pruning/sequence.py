@@ -1,19 +1,58 @@
-"""Sequential reconstruction: the chosen model's output projections, solved again on its own activations."""
+"""Sequential reconstruction: the chosen model's projections, solved again on its own activations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
-from secateur.model.shape import decoder_layers, group_tensors, module_of
+from secateur.model.shape import BlockKind, decoder_layers, group_tensors, module_of
 from secateur.model.walk import DecoderWalk
+from secateur.pruning.final_norm import match_final_norm
 from secateur.pruning.importance import damped
 from secateur.space.architecture import Architecture
+
+
+class DenseStreams:
+    """The dense model's residual stream on calibration tokens: before the first module, and after each.
+
+    Kept in memory where they fit, since every candidate needs the same; else computed again each time.
+    """
+
+    def __init__(
+        self, walk: DecoderWalk, calibration: TokenSet, batch_tokens: int, max_tokens: int, cache_bytes: int
+    ) -> None:
+        """Args: `max_tokens` of the set are used, whole windows, at least one."""
+        windows = calibration.expect(Role.CALIBRATION).tokens
+        length = windows.shape[1]
+        chosen = windows[: max(1, max_tokens // length)].to(walk.device)
+        self.batches = chosen.split(max(1, batch_tokens // length))
+        self.num_tokens = chosen.numel()
+        self._walk = walk
+        state_bytes = self.num_tokens * walk.model.config.hidden_size * walk.model.dtype.itemsize
+        self._fits = state_bytes * (2 * len(walk.layers) + 1) <= cache_bytes
+        self._kept: list[list[Tensor]] = []
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        """Give 1 + number of modules streams, each a list of batches."""
+        if self._kept:
+            yield from self._kept
+            return
+        streams = []
+        stream = [self._walk.embed(batch) for batch in self.batches]
+        for index in range(2 * len(self._walk.layers) + 1):
+            if index:
+                stream = [self._walk.block(*module_of(index - 1), hidden) for hidden in stream]
+            if self._fits:
+                streams.append(stream)
+            yield stream
+        self._kept = streams
 
 
 @torch.no_grad()
@@ -22,48 +61,101 @@ def reconstruct_in_sequence(
     walk: DecoderWalk,
     pruned: PreTrainedModel,
     architecture: Architecture,
-    calibration: TokenSet,
-    batch_tokens: int,
+    streams: "DenseStreams",
     ridge: float,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    """Refit every output projection of `pruned` in place, from the first module to the last.
+    """Refit every projection of `pruned` in place, from the first module to the last.
 
-    With x the projection's input in the pruned model, r the dense residual stream after the module minus the pruned one
-    before it, and W_0 the projection as it is, each solves
+    First the projections into the groups. With x the normed residual stream of the pruned model at the module, z the
+    dense model's and W_0 a projection as it is, each becomes W_0 (I + T), where
 
-        min over W of  mean ||W x + b - r||^2 + lambda ||W - W_0||^2
+        T solves  min  mean ||(I + T) x - z||^2 + lambda ||T||^2
 
-    so that later modules correct what earlier ones have lost. The target "dense module output" instead of r ignores
-    the errors made before and measured worse.
+    so that the groups see what comes nearest to the input they were trained on. Then the projection out of them. With x
+    its input, r the dense residual stream after the module minus the pruned one before it, and W_0 as it is,
+
+        W solves  min  mean w ||W x + b - r||^2 + lambda ||W - W_0||^2
+
+    so that later modules correct what earlier ones have lost. Tokens weigh w, one over the mean square of the dense
+    stream after the module: every norm that follows divides by it. The target "dense module output" instead of r
+    ignores the errors made before and measured worse. Last, the final norm is scaled (`match_final_norm`).
 
     Args:
         walk: Walk of the dense model.
-        ridge: lambda as a share of the mean diagonal of E[x x^T]; it draws towards the bank's solution.
+        streams: Its residual streams on the calibration set.
+        ridge: lambda as a share of the mean diagonal of E[w x x^T]; it draws towards the bank's solution.
         advance: Called after every module.
     """
-    windows = calibration.expect(Role.CALIBRATION).tokens
-    batches = windows.to(walk.device).split(max(1, batch_tokens // windows.shape[1]))
     pruned_walk = DecoderWalk(pruned, dense.family, source=walk)
-    dense_stream = [walk.embed(batch) for batch in batches]
-    pruned_stream = [pruned_walk.embed(batch) for batch in batches]
+    pruned_stream = [pruned_walk.embed(batch) for batch in streams.batches]
+    dense_streams = iter(streams)
+    dense_stream = next(dense_streams)
     for index, width in enumerate(architecture.widths):
         layer, kind = module_of(index)
-        dense_stream = [walk.block(layer, kind, hidden) for hidden in dense_stream]
+        dense_before, dense_stream = dense_stream, next(dense_streams)
         if width:
             tensors = group_tensors(decoder_layers(pruned, dense.family)[layer], dense.family, kind)
             output = next(projection for projection, axis in tensors.values() if axis == 1)
+            into_groups = [projection for projection, axis in tensors.values() if axis == 0]
+            normed = _normed(pruned_walk, layer, kind, pruned_stream)
+            wanted = _normed(walk, layer, kind, dense_before)
+            _correct_inputs(into_groups, normed, wanted, ridge)
             inputs = _inputs_of(output, partial(pruned_walk.block, layer, kind), pruned_stream)
             residuals = [after - before for after, before in zip(dense_stream, pruned_stream, strict=True)]
-            output.weight = nn.Parameter(_solve(output, inputs, residuals, ridge), requires_grad=False)
+            errors = [r - output(x) for r, x in zip(residuals, inputs, strict=True)]
+            weights = [after.float().square().mean(-1).reciprocal() for after in dense_stream]
+            _add(output, least_squares(inputs, errors, ridge, weights))
             pruned_stream = [
                 before + F.linear(x, output.weight, output.bias)
                 for before, x in zip(pruned_stream, inputs, strict=True)
             ]
         advance()
+    match_final_norm(walk, pruned_walk, dense_stream, pruned_stream)
+
+
+def least_squares(
+    inputs: list[Tensor], targets: list[Tensor], ridge: float, weights: list[Tensor] | None = None
+) -> Float[Tensor, "target_columns input_columns"]:
+    """Give the matrix A with the least mean w ||A x - y||^2 + lambda ||A||^2 over all tokens, in float64.
+
+    Args:
+        ridge: lambda as a share of the mean diagonal of E[w x x^T].
+        weights: w per token; all alike if not given.
+    """
+    gram: Tensor | float = 0.0
+    cross: Tensor | float = 0.0
+    for index, (x, y) in enumerate(zip(inputs, targets, strict=True)):
+        flat = x.flatten(0, -2).float()
+        weighted = flat if weights is None else flat * weights[index].reshape(-1, 1)
+        gram = gram + weighted.T @ flat
+        cross = cross + weighted.T @ y.flatten(0, -2).float()
+    assert isinstance(gram, Tensor)
+    assert isinstance(cross, Tensor)
+    return torch.linalg.solve(damped(gram, ridge), cross.double()).T
+
+
+def _correct_inputs(projections: list[nn.Linear], normed: list[Tensor], wanted: list[Tensor], ridge: float) -> None:
+    """Make projections see `wanted`, as far as a linear map of `normed` gives it."""
+    missing = [z - x for x, z in zip(normed, wanted, strict=True)]
+    correction = least_squares(normed, missing, ridge)
+    for projection in projections:
+        _add(projection, projection.weight.double() @ correction)
+
+
+def _add(projection: nn.Linear, change: Tensor) -> None:
+    weight = (projection.weight.double() + change).to(projection.weight.dtype)
+    projection.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _normed(walk: DecoderWalk, layer: int, kind: BlockKind, stream: list[Tensor]) -> list[Tensor]:
+    names = walk.family.attention if kind is BlockKind.ATTENTION else walk.family.mlp
+    norm = getattr(walk.layers[layer], names.norm)
+    return [norm(hidden) for hidden in stream]
 
 
 def _inputs_of(output: nn.Linear, run: Callable[[Tensor], Tensor], stream: list[Tensor]) -> list[Tensor]:
+    """Give what goes into a module's output projection when the module runs on a stream."""
     inputs: list[Tensor] = []
     handle = output.register_forward_pre_hook(lambda _module, arguments: inputs.append(arguments[0]))
     try:
@@ -72,16 +164,3 @@ def _inputs_of(output: nn.Linear, run: Callable[[Tensor], Tensor], stream: list[
     finally:
         handle.remove()
     return inputs
-
-
-def _solve(output: nn.Linear, inputs: list[Tensor], targets: list[Tensor], ridge: float) -> Tensor:
-    columns = output.in_features
-    gram = torch.zeros(columns, columns, device=output.weight.device)
-    cross = torch.zeros(columns, output.out_features, device=output.weight.device)
-    for x, target in zip(inputs, targets, strict=True):
-        flat = x.flatten(0, -2).float()
-        left_over = (target - output(x)).flatten(0, -2).float()
-        gram += flat.T @ flat
-        cross += flat.T @ left_over
-    change = torch.linalg.solve(damped(gram, ridge), cross.double())
-    return (output.weight.double() + change.T).to(output.weight.dtype)

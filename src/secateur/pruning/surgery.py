@@ -62,7 +62,7 @@ def _copy_without_group_weights(dense: DenseModel) -> PreTrainedModel:
 
 
 def _replace(projection: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a projection its own smaller tensors; a bias out of the groups is not cut."""
+    """Give a projection its own smaller tensors; without a bias among them it keeps the one it has, if any."""
     projection.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     if bias is not None:
         projection.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)

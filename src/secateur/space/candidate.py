@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from secateur.schema import Record, digest
 from secateur.space.architecture import Architecture
 
@@ -19,7 +21,10 @@ class Candidate(Record):
 
 
 class Protocol(Record):
-    """All that makes two measurements comparable."""
+    """All that makes two measurements comparable.
+
+    `reconstructed_on` counts the calibration tokens of a sequential reconstruction before the measurement; 0 = none.
+    """
 
     model: str
     tokens: str
@@ -27,6 +32,7 @@ class Protocol(Record):
     sequence_length: int
     dtype: str
     bank: str
+    reconstructed_on: int = 0
 
     @property
     def key(self) -> str:
@@ -37,6 +43,7 @@ class Measurement(Record):
     """What was observed for an architecture under one protocol. A failure is a reason and no metrics.
 
     `kl` is the mean over tokens of KL(dense || candidate) in nats, `loss` the mean next-token cross-entropy in nats.
+    `targets` holds what a method measures besides, by name (the paper's perplexities and accuracy).
     """
 
     architecture: Architecture
@@ -44,5 +51,6 @@ class Measurement(Record):
     status: Literal["measured", "failed"]
     kl: float | None = None
     loss: float | None = None
+    targets: dict[str, float] = Field(default_factory=dict)
     reason: str | None = None
     seconds: float

@@ -1,5 +1,6 @@
 """What an architecture uses, as exact functions of its widths, and what it may use."""
 
+import math
 from dataclasses import dataclass
 
 from secateur.errors import BudgetError
@@ -23,13 +24,16 @@ class Cost(Record):
 
 
 def module_parameters(shape: DenseShape, kind: BlockKind, width: int) -> int:
-    """Parameters of one block that keeps `width` groups; 0 when it is gone, its norm included."""
-    block = shape.block(kind)
-    return width * block.parameters_per_group + block.parameters_constant if width else 0
+    """Parameters of one block that keeps `width` groups (see `BlockShape.parameters_at`)."""
+    return shape.block(kind).parameters_at(width)
 
 
 def cost_of(shape: DenseShape, architecture: Architecture) -> Cost:
-    """Count what an architecture of a dense model costs."""
+    """Count what an architecture of a dense model costs.
+
+    Args:
+        shape: `with_output_bias()` where narrowed blocks gain a bias.
+    """
     modules = [(module_of(index)[1], width) for index, width in enumerate(architecture.widths)]
     decoder = sum(module_parameters(shape, kind, width) for kind, width in modules)
     kv_heads = sum(layer.kv_heads for layer in architecture.layers)
@@ -54,7 +58,10 @@ class Budget:
 
     @classmethod
     def from_keep(cls, shape: DenseShape, keep: float, band: float) -> "Budget":
-        """Make a budget from shares of the dense decoder parameters.
+        """Make a budget from a share of the dense decoder parameters; what pruning adds comes out of the budget.
+
+        Args:
+            band: Share of the budget that may stay unused.
 
         Raises:
             BudgetError: `keep` is outside (0, 1].
@@ -63,7 +70,11 @@ class Budget:
             raise BudgetError(f"--keep must be a share in (0, 1], got {keep}; 0.8 keeps 80 % of the decoder parameters")
         # Rounded first: 3000 * 0.57 is 1709.999... in floating point.
         ceiling = int(round(shape.decoder_parameters * keep, 6))
-        return cls(ceiling=ceiling, floor=max(1, int(round(shape.decoder_parameters * (keep - band), 6))))
+        return cls(ceiling=ceiling, floor=max(1, math.ceil(ceiling * (1 - band))))
+
+    def widened(self, parameters: int) -> "Budget":
+        """Give the budget whose band is at least so many parameters wide."""
+        return Budget(self.ceiling, min(self.floor, max(1, self.ceiling - parameters)))
 
     def admits(self, decoder_parameters: int) -> bool:
         return self.floor <= decoder_parameters <= self.ceiling

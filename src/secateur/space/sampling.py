@@ -7,10 +7,14 @@ from secateur.space.cost import Budget
 from secateur.space.search_space import Levels, SearchSpace
 
 MAX_ATTEMPTS = 1_000
+MAX_EXCHANGES = 16
 
 
 def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Generator) -> Levels | None:
-    """Move an architecture into the budget band by random single steps: down while above, then up while one fits.
+    """Move an architecture into the budget band by random single steps.
+
+    Down while above, then up while one fits; where the smallest step is larger than the band, one module up and another
+    down by steps of different cost, until what is left is small enough.
 
     Returns:
         Levels inside the band, or None where random steps got stuck below it.
@@ -34,7 +38,38 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
         module, step = fitting[rng.integers(len(fitting))]
         current[module] += 1
         cost += step
+    for _ in range(MAX_EXCHANGES):
+        if budget.admits(cost):
+            break
+        gained = _exchange(space, current, budget.ceiling - cost, rng)
+        if gained == 0:
+            break
+        cost += gained
     return tuple(current) if budget.admits(cost) else None
+
+
+def _exchange(space: SearchSpace, levels: list[int], left: int, rng: np.random.Generator) -> int:
+    """Raise one module and lower another, in place, so that the cost grows by at most `left`.
+
+    Returns:
+        How much the cost has grown; 0 where no pair of steps fits.
+    """
+    up = np.array([np.inf] * len(levels))
+    down = np.array([-np.inf] * len(levels))
+    for module, (level, costs) in enumerate(zip(levels, space.parameters, strict=True)):
+        if level + 1 < len(costs):
+            up[module] = costs[level + 1] - costs[level]
+        if level > 0:
+            down[module] = costs[level] - costs[level - 1]
+    grown = up[:, None] - down[None, :]
+    np.fill_diagonal(grown, 0)
+    raised, lowered = np.nonzero((grown > 0) & (grown <= left))
+    if len(raised) == 0:
+        return 0
+    pair = rng.integers(len(raised))
+    levels[raised[pair]] += 1
+    levels[lowered[pair]] -= 1
+    return int(grown[raised[pair], lowered[pair]])
 
 
 def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: int) -> list[Architecture]:

@@ -1,6 +1,7 @@
 """The set of allowed architectures."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -13,13 +14,13 @@ Levels = tuple[int, ...]
 
 
 def hardware_multiple(width: int) -> int:
-    """Choose the alignment of FFN widths: the largest power of two up to 64 that leaves at least 16 steps.
+    """Choose the alignment of FFN widths: the largest power of two up to 64 that leaves at least 48 steps.
 
-    Widths that are no multiple of 8 run slower than the dense model, and 64 is what GPU kernels like; on a small model
-    a coarse grid would cost more quality than it gains speed.
+    64 is what GPU kernels like. On a small model a coarse grid would cost more quality than it gains speed, and the
+    sums of its widths would miss the budget band.
     """
     multiple = 64
-    while multiple > 1 and width / multiple < 16:
+    while multiple > 1 and width / multiple < 48:
         multiple //= 2
     return multiple
 
@@ -34,7 +35,8 @@ def level_grid(num_groups: int, num_levels: int, multiple: int) -> list[int]:
 class SearchSpace:
     """Allowed widths per module, ascending, in module order.
 
-    `parameters[m][i]` is what module `m` costs at `options[m][i]`.
+    `parameters[m][i]` is what module `m` costs at `options[m][i]`, counted by `shape`: the dense one, or its
+    `with_output_bias()` where the reconstruction gives narrowed blocks a bias.
     """
 
     shape: DenseShape
@@ -67,6 +69,12 @@ class SearchSpace:
 
     def decoder_parameters(self, levels: Levels) -> int:
         return sum(costs[level] for costs, level in zip(self.parameters, levels, strict=True))
+
+    @property
+    def smallest_step(self) -> int:
+        """Parameters of the cheapest step from one width to the next: what sums of widths may miss a budget by."""
+        steps = [high - low for costs in self.parameters for low, high in pairwise(costs)]
+        return min(steps, default=0)
 
     def nearest_keep(self, budget: Budget) -> float:
         """Give the share of decoder parameters, among those the space can reach, that is nearest to the budget."""

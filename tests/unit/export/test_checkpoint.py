@@ -40,6 +40,43 @@ def test_layers_that_differ_give_one_entry_per_layer_that_is_left(prepared):
     }
 
 
+def test_blocks_that_gained_a_bias_are_named(prepared):
+    """What is gone or whole gained none; globally there is none, as in the dense model."""
+    architecture = Architecture.from_widths((0, 40, 3, 48, 2, 8))
+    form = express(prepared.dense, architecture, "float32", output_bias=True)
+    assert form.config["output_bias"] == []
+    assert form.config["per_layer_config"] == {
+        "0": {"intermediate_size": 40, "skip": ["attention"], "output_bias": ["mlp"]},
+        "1": {
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "intermediate_size": 48,
+            "output_bias": ["attention"],
+        },
+        "2": {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 8,
+            "output_bias": ["attention", "mlp"],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("widths", "remote_code"), [((2, 40), True), ((4, 40), True), ((2, 48), True), ((4, 48), False)]
+)
+def test_layers_alike_that_gained_a_bias_are_no_stock_model(prepared, widths, remote_code):
+    form = express(prepared.dense, Architecture.from_widths(widths * 3), "float32", output_bias=True)
+    assert form.remote_code == remote_code
+
+
+def test_a_bias_that_was_there_is_not_named(make_dense):
+    dense = make_dense("llama", attention_bias=True)
+    form = express(dense, Architecture.from_widths((2, 40, 1, 40, 2, 48)), "float32", output_bias=True)
+    named = [layer.get("output_bias") for layer in form.config["per_layer_config"].values()]
+    assert named == [["mlp"], ["mlp"], None]
+
+
 def test_layers_alike_without_attention_are_no_stock_model(prepared):
     assert express(prepared.dense, Architecture.from_widths((0, 40) * 3), "float32").remote_code
     assert express(prepared.dense, Architecture.from_widths((2, 0) * 3), "float32").remote_code

@@ -38,6 +38,25 @@ def test_an_output_bias_goes_with_the_block(make_dense):
     assert shape.mlp.parameters_per_group == 3 * 32 + 2
 
 
+@pytest.mark.parametrize("biases", [{}, {"attention_bias": True}, {"mlp_bias": True}])
+def test_narrowed_blocks_gain_an_output_bias_where_the_dense_one_has_none(make_dense, biases):
+    dense = make_dense("llama", **biases).shape
+    shape = dense.with_output_bias()
+    for kind, name in ((BlockKind.ATTENTION, "attention_bias"), (BlockKind.MLP, "mlp_bias")):
+        assert dense.block(kind).output_bias == (name in biases)
+        assert shape.block(kind).added_at(1) == (0 if name in biases else 32)
+        assert dense.block(kind).added_at(1) == 0
+    assert shape.decoder_parameters == dense.decoder_parameters
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_biases_into_the_groups_are_no_output_bias(make_dense, family):
+    """Qwen2 has them on the queries, keys and values alone."""
+    shape = make_dense(family).shape
+    assert not shape.attention.output_bias
+    assert not shape.mlp.output_bias
+
+
 def test_layers_that_differ_are_refused(make_dense):
     dense = make_dense()
     dense.model.model.layers[1].mlp.up_proj = nn.Linear(32, 40, bias=False)

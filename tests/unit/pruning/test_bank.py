@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from secateur.data import Role
 from secateur.errors import ConfigError
 from secateur.model.families import FAMILIES
 from secateur.model.shape import module_of
 from secateur.pruning.bank import build_bank, expand_groups, load_bank, save_bank
+from secateur.pruning.calibration import calibrate
 from secateur.pruning.orders import IMPORTANCE
+from secateur.pruning.reconstruction import RECONSTRUCTIONS
 
 
 @pytest.mark.parametrize("importance", IMPORTANCE)
@@ -31,22 +34,80 @@ def test_an_unknown_importance_names_the_known_ones(prepared):
         build_bank(prepared.dense, prepared.statistics, prepared.space.options, "tailor")
 
 
+def test_an_unknown_reconstruction_is_refused(prepared):
+    with pytest.raises(ConfigError, match="reconstruction 'biased' is unknown"):
+        build_bank(prepared.dense, prepared.statistics, prepared.space.options, reconstruction="biased")
+
+
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_errors_never_grow_with_width(prepare, family):
-    for refit in (True, False):
-        bank = prepare(family, refit=refit).bank
-        for module in range(len(bank.modules)):
-            errors = [bank.errors(module)[width] for width in sorted(bank.errors(module))]
-            assert errors == sorted(errors, reverse=True)
-            assert errors[-1] == pytest.approx(0, abs=1e-9)
-            assert errors[0] > 0
+def test_losing_everything_costs_most_and_losing_nothing_costs_nothing(prepare, family, reconstruction):
+    bank = prepare(family, reconstruction=reconstruction).bank
+    for module in range(len(bank.modules)):
+        errors = [bank.errors(module)[width] for width in sorted(bank.errors(module))]
+        assert errors[0] == max(errors) > 0
+        assert errors[-1] == pytest.approx(0, abs=1e-9)
 
 
-def test_reconstruction_leaves_smaller_errors_than_cutting(prepare):
-    refitted, cut = prepare(refit=True).bank, prepare(refit=False).bank
+@pytest.mark.parametrize("family", FAMILIES)
+def test_errors_of_least_squares_never_grow_with_width(prepare, family):
+    """Without a refit they may: of two groups that cancel each other, losing one costs more than losing both."""
+    bank = prepare(family).bank
+    for module in range(len(bank.modules)):
+        errors = [bank.errors(module)[width] for width in sorted(bank.errors(module))]
+        assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("reconstruction", ["bias", "least_squares"])
+def test_reconstruction_leaves_smaller_errors_than_cutting(prepare, reconstruction):
+    reconstructed, cut = prepare(reconstruction=reconstruction).bank, prepare(reconstruction="none").bank
     for module in range(len(cut.modules)):
-        for width, error in refitted.errors(module).items():
+        errors = reconstructed.errors(module)
+        for width, error in errors.items():
             assert error <= cut.errors(module)[width] * (1 + 1e-6)
+        assert errors[0] == pytest.approx(cut.errors(module)[0]), "nothing is left to make up for a block that is gone"
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bias_is_what_cutting_takes_from_the_mean_output(prepare, family, ratio):
+    """On the calibration set and the dense model's own stream, module by module and width by width."""
+    prepared, cut = prepare(family, ratio, reconstruction="bias"), prepare(family, ratio, reconstruction="none")
+    stream = prepared.walk.embed(prepared.calibration.tokens)
+    for index, options in enumerate(prepared.space.options):
+        layer, kind = module_of(index)
+
+        def mean_output(weights, stream=stream, layer=layer, kind=kind):
+            return (prepared.walk.block(layer, kind, stream, weights) - stream).flatten(0, -2).mean(0)
+
+        dense = mean_output(None)
+        for width in options[1:-1]:
+            slices = prepared.bank.slices(index, width)
+            without = mean_output(cut.bank.slices(index, width))
+            (bias,) = (tensor for name, tensor in slices.items() if name in ("o_proj.bias", "down_proj.bias"))
+            torch.testing.assert_close(bias, dense - without, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(mean_output(slices), dense, atol=1e-5, rtol=1e-4)
+            assert (dense - without).abs().max() > 1e-2, "with no change of the mean nothing would be shown"
+        stream = prepared.walk.block(layer, kind, stream)
+
+
+def test_only_blocks_that_are_narrowed_have_a_bias(prepare):
+    bank = prepare(reconstruction="bias").bank
+    for index, options in enumerate(prepare().space.options):
+        assert sorted(bank.modules[index].biases) == list(options[1:-1])
+    assert "o_proj.bias" not in bank.slices(0, 4)
+    assert not any(module.biases for module in prepare(reconstruction="least_squares").bank.modules)
+
+
+def test_a_bias_adds_to_the_one_that_is_there(make_dense, make_tokens):
+    dense = make_dense("llama", mlp_bias=True)
+    statistics = calibrate(dense, make_tokens(Role.CALIBRATION), batch_tokens=48, seed=0)
+    bank = build_bank(dense, statistics, [{16}] * 6, "l1", reconstruction="bias")
+    down, gone = dense.model.model.layers[1].mlp.down_proj, bank.modules[3].order[16:]
+    before = down.bias.clone()
+    expected = before + down.weight[:, gone] @ statistics[3].mean[gone]
+    torch.testing.assert_close(bank.slices(3, 16)["down_proj.bias"], expected)
+    assert torch.equal(down.bias, before), "the dense model is left as it was"
 
 
 def test_slices_are_prefixes_of_one_order(prepared):
@@ -74,9 +135,10 @@ def test_the_full_width_is_the_dense_projection(prepare, family):
     assert torch.equal(prepared.bank.slices(3, 48)["down_proj.weight"], weight[:, order])
 
 
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_bank_read_from_disk_is_the_one_written(prepare, family, tmp_path):
-    prepared = prepare(family)
+def test_a_bank_read_from_disk_is_the_one_written(prepare, family, reconstruction, tmp_path):
+    prepared = prepare(family, reconstruction=reconstruction)
     save_bank(prepared.bank, tmp_path / "bank.safetensors")
     read = load_bank(prepared.dense, tmp_path / "bank.safetensors")
     assert len(read.modules) == len(prepared.bank.modules)

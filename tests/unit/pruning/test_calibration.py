@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from secateur.data import Role
 from secateur.model.families import FAMILIES
 from secateur.model.shape import decoder_layers, group_tensors, module_of
-from secateur.pruning.calibration import calibrate
+from secateur.pruning.calibration import CalibrationSums, calibrate
 
 
 def output_projection(dense, index):
@@ -57,14 +57,71 @@ def test_taylor_is_the_gradient_of_the_texts_own_loss(prepare, make_dense, famil
         torch.testing.assert_close(statistics.taylor_vector, rows, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fisher_is_made_of_the_squared_gradients_of_windows_taken_one_by_one(prepare, make_dense, family):
+    """A gradient of the whole set squared would let windows cancel each other."""
+    prepared = prepare(family)
+    dense = make_dense(family)
+    dense.model.requires_grad_(True)
+    squares = {name: torch.zeros_like(parameter) for name, parameter in dense.model.named_parameters()}
+    for window in prepared.calibration.tokens:
+        dense.model.zero_grad()
+        logits = dense.model(input_ids=window[None]).logits[0]
+        F.cross_entropy(logits[:-1], window[1:], reduction="sum").backward()
+        for name, parameter in dense.model.named_parameters():
+            squares[name] += parameter.grad.square()
+    named = {parameter: squares[name] for name, parameter in dense.model.named_parameters()}
+    for index, statistics in enumerate(prepared.statistics):
+        layer, kind = module_of(index)
+        tensors = group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind)
+        num_groups = dense.shape.block(kind).num_groups
+        expected = torch.zeros(num_groups)
+        for projection, axis in tensors.values():
+            product = (projection.weight.square() * named[projection.weight]).detach()
+            expected += torch.stack([part.sum() for part in product.chunk(num_groups, dim=axis)])
+        torch.testing.assert_close(statistics.fisher, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_fisher_is_left_out_unless_asked_for(make_dense, make_tokens):
+    dense, tokens = make_dense(), make_tokens(Role.CALIBRATION)
+    plain, asked = (calibrate(dense, tokens, batch_tokens=24, seed=0, fisher=wanted) for wanted in (False, True))
+    assert all(statistics.fisher is None for statistics in plain)
+    for left, right in zip(plain, asked, strict=True):
+        assert torch.equal(left.taylor, right.taylor), "nothing else depends on it"
+        assert torch.equal(left.gram, right.gram)
+        assert torch.equal(left.gradient_moment, right.gradient_moment)
+
+
+@pytest.mark.parametrize("fisher", [False, True])
+def test_a_pass_that_goes_on_from_a_checkpoint_ends_the_same(make_dense, make_tokens, tmp_path, fisher):
+    dense, tokens = make_dense(), make_tokens(Role.CALIBRATION, num_windows=5)
+    saved = []
+
+    def keep(sums):
+        saved.append(tmp_path / f"{sums.windows}.safetensors")
+        sums.save(saved[-1])
+
+    whole = calibrate(dense, tokens, 24, seed=1, checkpoint=keep, fisher=fisher)
+    assert [path.stem for path in saved] == ["2", "4", "5"]
+    begun = CalibrationSums.load(saved[0], torch.device("cpu"))
+    assert len(begun.squares) == (len(begun.gradients) if fisher else 0)
+    resumed = calibrate(dense, tokens, 24, seed=1, begun=begun, fisher=fisher)
+    for left, right in zip(whole, resumed, strict=True):
+        assert torch.equal(left.gram, right.gram)
+        assert torch.equal(left.taylor, right.taylor)
+        assert torch.equal(left.gradient_moment, right.gradient_moment)
+        assert left.fisher is right.fisher is None or torch.equal(left.fisher, right.fisher)
+
+
 def test_statistics_do_not_depend_on_the_batch_size(make_dense, make_tokens):
     dense, tokens = make_dense("qwen2"), make_tokens(Role.CALIBRATION, num_windows=6)
-    one = calibrate(dense, tokens, batch_tokens=1, seed=3)
-    all_ = calibrate(dense, tokens, batch_tokens=10_000, seed=3)
+    one = calibrate(dense, tokens, batch_tokens=1, seed=3, fisher=True)
+    all_ = calibrate(dense, tokens, batch_tokens=10_000, seed=3, fisher=True)
     for left, right in zip(one, all_, strict=True):
         torch.testing.assert_close(left.gram, right.gram, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(left.taylor, right.taylor, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(left.gradient_moment, right.gradient_moment, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(left.fisher, right.fisher, atol=1e-3, rtol=1e-3)
 
 
 def test_the_gradient_moment_is_symmetric_and_has_no_negative_direction(prepared):

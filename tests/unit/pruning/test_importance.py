@@ -7,6 +7,7 @@ import torch
 
 from secateur.pruning.importance import (
     damped,
+    fisher_scores,
     fluctuation_scores,
     greedy_elimination_order,
     magnitude_scores,
@@ -140,6 +141,33 @@ def test_vector_scores_let_entries_of_a_row_cancel_but_not_rows():
     assert taylor_scores([(weight, gradient, 0)], 1).tolist() == [8.0]
 
 
+def test_fisher_scores_are_squares_of_weights_times_summed_squares_of_gradients():
+    """w F w with a diagonal F, over all entries of a group: rows of one tensor and columns of another."""
+    into, into_squares = torch.tensor([[1.0, -2.0], [3.0, 0.0]]), torch.tensor([[0.5, 1.0], [2.0, 9.0]])
+    out, out_squares = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 3.0]])
+    scores = fisher_scores([(into, into_squares, 0), (out, out_squares, 1)], 2)
+    assert scores.tolist() == [1 * 0.5 + 4 * 1.0 + 4 * 1.0, 9 * 2.0 + 0 + 1 * 3.0]
+
+
+@pytest.mark.parametrize("factor", [1e-3, 50.0])
+def test_fluctuation_scores_do_not_depend_on_the_scale_of_a_module(factor):
+    """They are compared across modules, whose activations and weights differ in size."""
+    inputs = torch.randn(80, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.2, 3, 12) + 1
+    weight = torch.randn(4, 12, generator=torch.Generator().manual_seed(2))
+    for num_groups in (12, 3):
+        plain = fluctuation_scores(weight, inputs.square().mean(0), inputs.mean(0), num_groups)
+        x, w = factor * inputs, weight / factor**0.5
+        scaled = fluctuation_scores(w, x.square().mean(0), x.mean(0), num_groups)
+        torch.testing.assert_close(scaled, plain, atol=1e-3, rtol=1e-3)
+        assert float(plain.mean()) == pytest.approx(0, abs=1e-5)
+
+
+def test_fluctuation_scores_of_a_module_that_never_varies_are_no_trouble():
+    constant = torch.full((6,), 2.0)
+    assert fluctuation_scores(torch.ones(3, 6), constant.square(), constant, 6).tolist() == [0.0] * 6
+    assert fluctuation_scores(torch.ones(3, 1), torch.ones(1), torch.zeros(1), 1).tolist() == [0.0]
+
+
 @pytest.mark.parametrize(("power", "expected"), [(1, [3 + 5.0, 7 + 3.0]), (2, [5 + 13.0, 25 + 9.0])])
 def test_magnitudes_add_up_over_all_tensors_of_a_group(power, expected):
     into, out = torch.tensor([[1.0, -2.0], [3.0, 4.0]]), torch.tensor([[2.0, 0.0], [-3.0, 3.0]])
@@ -151,9 +179,19 @@ def test_fluctuation_scores_ignore_what_is_constant():
     inputs = torch.tensor([[0.0, 9.0, 1.0], [2.0, 9.0, 1.5]])
     weight = torch.tensor([[1.0, 5.0, 2.0], [0.0, 5.0, 2.0]])
     scores = fluctuation_scores(weight, inputs.square().mean(0), inputs.mean(0), 3)
-    torch.testing.assert_close(scores, torch.tensor([1.0, 0.0, 0.0625 * 8]))
+    plain = torch.tensor([1.0, 0.0, 0.0625 * 8])  # variance times squared norm
+    torch.testing.assert_close(scores, (plain - plain.mean()) / plain.std())
     assert order_by_scores(scores).tolist() == [0, 2, 1]
     assert wanda_scores(weight, inputs.square().mean(0), 3).argmax() == 1
+
+
+def test_fluctuation_scores_of_a_head_are_the_mean_of_its_standardised_squares():
+    inputs = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 7.0)
+    weight = torch.ones(2, 6)
+    squares = (2 * inputs.var(0, unbiased=False)).square()
+    expected = ((squares - squares.mean()) / squares.std()).view(3, 2).mean(1)
+    scores = fluctuation_scores(weight, inputs.square().mean(0), inputs.mean(0), 3)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_higher_scores_stay_longer_and_equal_ones_keep_their_place():

@@ -1,10 +1,11 @@
-"""The refit against explicit normal equations."""
+"""The refit against explicit normal equations, the bias against samples."""
 
 import pytest
 import torch
 
+from secateur.errors import ConfigError
 from secateur.pruning.importance import damped
-from secateur.pruning.reconstruction import Refitter
+from secateur.pruning.reconstruction import Refitter, reconstruction_method
 
 RIDGE = 1e-2
 COLUMNS, HIDDEN = 10, 6
@@ -71,3 +72,76 @@ def test_a_perfectly_predictable_column_costs_nothing_to_lose():
 def test_the_refit_comes_in_the_weights_own_dtype(problem):
     gram, weight, moment = problem
     assert Refitter(gram, weight.bfloat16(), moment, RIDGE).refit(4).weight.dtype is torch.bfloat16
+
+
+class TestABiasInPlaceOfWhatGoes:
+    @pytest.fixture
+    def samples(self):
+        """Inputs far from zero on average, with the projection and the gradient moment."""
+        generator = torch.Generator().manual_seed(0)
+        mixing, mean = torch.randn(COLUMNS, COLUMNS, generator=generator), torch.randn(COLUMNS, generator=generator)
+        x = torch.randn(300, COLUMNS, generator=generator) @ mixing + 2 * mean
+        g = torch.randn(40, HIDDEN, generator=generator)
+        return x, torch.randn(HIDDEN, COLUMNS, generator=generator), g.T @ g / len(g)
+
+    @pytest.fixture
+    def refitter(self, samples):
+        x, weight, moment = samples
+        return Refitter(x.T @ x / len(x), weight, moment, RIDGE, x.mean(0))
+
+    @pytest.mark.parametrize("kept", range(1, COLUMNS))
+    def test_keeps_the_columns_and_the_mean_output(self, samples, refitter, kept):
+        x, weight, _ = samples
+        fit = refitter.bias(kept)
+        assert torch.equal(fit.weight, weight[:, :kept])
+        before, after = x @ weight.T, x[:, :kept] @ fit.weight.T
+        torch.testing.assert_close(fit.bias, (before - after).mean(0), atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("kept", range(1, COLUMNS))
+    def test_leaves_the_error_of_how_the_output_varies(self, samples, refitter, kept):
+        """One half of the mean of `change^T M change` over the samples, and the damping, which is not centred."""
+        x, weight, moment = samples
+        fit = refitter.bias(kept)
+        change = x[:, :kept] @ fit.weight.T + fit.bias - x @ weight.T
+        gram = x.T @ x / len(x)
+        damping = (damped(gram, RIDGE) - gram)[kept:, kept:].float()
+        removed = weight[:, kept:]
+        varying = torch.einsum("nh,hk,nk->n", change, moment, change).mean()
+        expected = 0.5 * (varying + torch.trace(moment @ removed @ damping @ removed.T))
+        assert fit.error == pytest.approx(float(expected), rel=1e-4)
+
+    def test_never_costs_more_than_cutting(self, refitter):
+        cuts, biases = ([method(kept).error for kept in range(COLUMNS + 1)] for method in (refitter.cut, refitter.bias))
+        assert all(bias < cut for bias, cut in zip(biases[1:-1], cuts[1:-1], strict=True))
+        assert (biases[0], biases[-1]) == (cuts[0], cuts[-1])
+
+    @pytest.mark.parametrize("kept", [0, COLUMNS])
+    def test_is_none_where_the_block_is_gone_or_whole(self, refitter, kept):
+        assert refitter.bias(kept).bias is None
+
+    @pytest.mark.parametrize("method", ["cut", "refit"])
+    def test_is_none_for_the_other_methods(self, refitter, method):
+        assert getattr(refitter, method)(4).bias is None
+
+    def test_makes_up_for_a_constant_entirely(self):
+        """The last input does not vary, so nothing but the damping is left of its loss."""
+        x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        x[:, 2] = 5
+        refitter = Refitter(x.T @ x / len(x), torch.ones(1, 3), torch.eye(1), 1e-9, x.mean(0))
+        fit = refitter.bias(2)
+        torch.testing.assert_close(fit.bias, torch.tensor([5.0]))
+        assert 0 <= fit.error < 1e-5 < refitter.cut(2).error
+
+    def test_comes_in_the_weights_own_dtype(self, samples):
+        x, weight, moment = samples
+        refitter = Refitter(x.T @ x / len(x), weight.bfloat16(), moment, RIDGE, x.mean(0))
+        assert refitter.bias(4).bias.dtype is torch.bfloat16
+
+    def test_needs_the_mean(self, problem):
+        with pytest.raises(ValueError, match="a bias needs the mean of the projection's input, got None"):
+            Refitter(*problem, RIDGE).bias(4)
+
+
+def test_an_unknown_reconstruction_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'least_square' is unknown; known: .*; did you mean 'least_squares'"):
+        reconstruction_method("least_square")

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -13,6 +14,27 @@ def test_a_block_that_is_gone_costs_nothing_not_even_its_norm(prepared):
     assert module_parameters(shape, BlockKind.MLP, 0) == 0
     assert module_parameters(shape, BlockKind.MLP, 1) == 3 * 32 + 32
     assert module_parameters(shape, BlockKind.MLP, 48) == shape.mlp.parameters
+
+
+def test_a_bias_that_narrowing_brings_is_counted_between_nothing_and_everything(prepared):
+    dense = prepared.dense.shape
+    shape = dense.with_output_bias()
+    for kind in BlockKind:
+        whole = dense.block(kind).num_groups
+        added = [module_parameters(shape, kind, w) - module_parameters(dense, kind, w) for w in range(whole + 1)]
+        assert added == [0, *[32] * (whole - 1), 0]
+
+
+def test_narrowing_makes_a_block_smaller_even_where_it_brings_a_bias(prepared):
+    shape = prepared.dense.shape.with_output_bias()
+    for kind in BlockKind:
+        costs = [module_parameters(shape, kind, width) for width in range(shape.block(kind).num_groups + 1)]
+        assert costs == sorted(set(costs))
+
+
+def test_a_bias_that_narrowing_brings_comes_out_of_the_budget(prepared):
+    dense = prepared.dense.shape
+    assert Budget.from_keep(dense.with_output_bias(), 0.7, 0.01) == Budget.from_keep(dense, 0.7, 0.01)
 
 
 def test_dense_costs_are_written_out_by_hand(prepared):
@@ -31,10 +53,10 @@ def test_a_share_outside_zero_to_one_is_refused(prepared, keep):
         Budget.from_keep(prepared.dense.shape, keep, 0.01)
 
 
-def test_the_band_lies_below_the_ceiling(prepared):
+def test_the_band_is_a_share_of_the_budget_and_lies_below_the_ceiling(prepared):
     dense = prepared.dense.shape.decoder_parameters
     budget = Budget.from_keep(prepared.dense.shape, 0.5, 0.01)
-    assert (budget.floor, budget.ceiling) == (int(dense * 0.49), int(dense * 0.5))
+    assert (budget.floor, budget.ceiling) == (math.ceil(dense * 0.5 * 0.99), int(dense * 0.5))
     assert budget.admits(budget.floor)
     assert budget.admits(budget.ceiling)
     assert not budget.admits(budget.ceiling + 1)
@@ -50,5 +72,14 @@ def test_a_share_that_is_a_whole_number_of_parameters_admits_that_number(prepare
     assert Budget.from_keep(shape, keep, 0.01).ceiling == ceiling
 
 
-def test_a_band_that_reaches_below_zero_still_asks_for_something(prepared):
-    assert not Budget.from_keep(prepared.dense.shape, 0.005, 0.01).admits(0)
+def test_a_budget_of_next_to_nothing_still_asks_for_something(prepared):
+    budget = Budget.from_keep(prepared.dense.shape, 1e-6, 0.5)
+    assert budget.ceiling == 0
+    assert not budget.admits(0)
+
+
+def test_a_band_is_widened_downwards_and_never_narrowed():
+    budget = Budget(ceiling=1000, floor=990)
+    assert budget.widened(50) == Budget(ceiling=1000, floor=950)
+    assert budget.widened(5) == budget
+    assert budget.widened(10_000) == Budget(ceiling=1000, floor=1)

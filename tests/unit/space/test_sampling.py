@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from secateur.space import sampling
 from secateur.space.cost import Budget
 from secateur.space.sampling import mutate, repair, sample_architectures
-from secateur.space.search_space import define_space
+from secateur.space.search_space import SearchSpace, define_space
 
 KEEPS = (0.25, 0.5, 0.75, 0.9)
 
@@ -14,7 +15,9 @@ def space(prepared, request):
 
 
 def budget_of(space, keep):
-    return Budget.from_keep(space.shape, keep if len(space.options[0]) > 1 else max(keep, 0.5), 0.02)
+    """A band of 2 % of the dense parameters, however small the budget: steps of the tiny decoder are coarse."""
+    keep = keep if len(space.options[0]) > 1 else max(keep, 0.5)
+    return Budget.from_keep(space.shape, keep, 0.02 / keep)
 
 
 @pytest.mark.parametrize("keep", KEEPS)
@@ -61,6 +64,23 @@ def test_repair_and_mutation_end_in_the_band_and_in_the_space(space, keep):
             assert budget.admits(space.decoder_parameters(moved))
             assert space.levels(space.architecture(moved)) == moved
     assert repaired > 100
+
+
+def test_where_single_steps_miss_a_narrow_band_pairs_of_them_meet_it(prepared, monkeypatch):
+    """Steps that differ in cost, one up and another down, move by less than any single one."""
+    space = SearchSpace(shape=prepared.dense.shape, options=((1, 2, 3, 4), (7, 24, 41, 48)) * 3)
+    budget = Budget(ceiling=21_000, floor=20_900)
+    assert space.smallest_step > 6 * 100
+
+    def inside():
+        rng = np.random.default_rng(0)
+        repaired = [repair(space, tuple(rng.integers(4, size=6).tolist()), budget, rng) for _ in range(200)]
+        return [levels for levels in repaired if levels is not None]
+
+    found = inside()
+    assert all(budget.admits(space.decoder_parameters(levels)) for levels in found)
+    monkeypatch.setattr(sampling, "MAX_EXCHANGES", 0)
+    assert len(found) > 1.5 * len(inside())
 
 
 def test_repair_leaves_alone_what_already_fills_the_budget(space):

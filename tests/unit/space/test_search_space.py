@@ -1,11 +1,12 @@
 import dataclasses
+import itertools
 
 import pytest
 
 from secateur.errors import BudgetError, ConfigError
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget
-from secateur.space.search_space import define_space, hardware_multiple, level_grid
+from secateur.space.search_space import SearchSpace, define_space, hardware_multiple, level_grid
 
 
 def test_widths_are_spread_evenly_and_hold_both_ends():
@@ -30,10 +31,13 @@ def test_grids_are_ascending_without_doubles(num_groups, num_levels, multiple):
     assert len(grid) <= num_levels
 
 
-@pytest.mark.parametrize(("width", "multiple"), [(16, 1), (48, 2), (128, 8), (512, 32), (1024, 64), (11008, 64)])
-def test_alignment_leaves_at_least_16_steps(width, multiple):
+@pytest.mark.parametrize(
+    ("width", "multiple"), [(16, 1), (48, 1), (96, 2), (128, 2), (512, 8), (1024, 16), (3072, 64), (11008, 64)]
+)
+def test_alignment_leaves_at_least_48_steps(width, multiple):
     assert hardware_multiple(width) == multiple
-    assert multiple == 1 or width / multiple >= 16
+    assert multiple == 1 or width / multiple >= 48
+    assert multiple == 64 or width / (2 * multiple) < 48, "no coarser one would"
 
 
 def test_protected_layers_stay_dense(prepared):
@@ -65,6 +69,27 @@ def test_a_width_outside_the_space_has_no_level(prepared):
         prepared.space.levels(Architecture.from_widths((4, 47) * 3))
 
 
+def test_options_cost_what_their_shape_counts(prepared):
+    plain = define_space(prepared.dense.shape, 7, 5)
+    biased = define_space(prepared.dense.shape.with_output_bias(), 7, 5)
+    assert biased.options == plain.options
+    for with_bias, without in zip(biased.parameters, plain.parameters, strict=True):
+        added = [one - other for one, other in zip(with_bias, without, strict=True)]
+        assert added == [0, *[32] * (len(added) - 2), 0]
+
+
+def test_the_smallest_step_is_the_cheapest_from_one_width_to_the_next(prepared):
+    space = define_space(prepared.dense.shape, 5, 5)
+    steps = [high - low for costs in space.parameters for low, high in itertools.pairwise(costs)]
+    assert space.smallest_step == min(steps)
+    assert define_space(prepared.dense.shape, 13, 2).smallest_step == 4 * 3 * 32, "four channels of 3 * 32 weights"
+
+
+def test_a_space_of_one_architecture_has_no_step(prepared):
+    space = SearchSpace(shape=prepared.dense.shape, options=((2,), (24,)) * 3)
+    assert space.smallest_step == 0
+
+
 class TestABudgetThatCannotBeMet:
     @pytest.fixture
     def coarse(self, prepared):
@@ -88,4 +113,4 @@ class TestABudgetThatCannotBeMet:
 
     def test_is_no_trouble_where_the_band_holds_something(self, prepared):
         for keep in (0.25, 0.5, 0.75, 0.9, 1.0):
-            prepared.space.check(Budget.from_keep(prepared.dense.shape, keep, 0.02))
+            prepared.space.check(Budget.from_keep(prepared.dense.shape, keep, 0.02 / keep))

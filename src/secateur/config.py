@@ -1,8 +1,8 @@
 """The configuration of a run: one section per room, strict about keys, the same in YAML and on the command line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from secateur.errors import ConfigError, suggestion
 from secateur.schema import Record
 
+Item = TypeVar("Item")
 SOURCE_FIELDS = ("sources", "calibration", "selection", "evaluation")
 
 
@@ -43,14 +44,17 @@ class BudgetConfig(Record):
     """What the pruned model may have."""
 
     keep: float = Field(0.75, description="share of the decoder-layer parameters that may stay")
-    band: float = Field(0.01, gt=0, lt=1, description="share below `keep` that still counts as at the budget")
+    band: float = Field(0.003, gt=0, lt=1, description="share of the budget that may stay unused; at least one step")
 
 
 class PruningConfig(Record):
     """What goes first inside a module, and how the rest makes up for it."""
 
-    importance: str = Field("obs", description="obs, obs_plain, taylor, taylor_vector, wanda, wifv, l1, l2 or random")
-    reconstruction: Literal["none", "least_squares", "sequential"] = "sequential"
+    importance: str = Field(
+        "obs",
+        description="obs, obs_plain, taylor, taylor_second, taylor_vector, wanda, wifv, l1, l2 or random",
+    )
+    reconstruction: Literal["none", "bias", "least_squares", "sequential"] = "sequential"
     ridge: float = Field(1e-2, gt=0, description="damping of the Gram matrices, share of their mean diagonal")
     sequential_ridge: float = Field(1e-1, gt=0, description="pull of the sequential solve towards the bank's solution")
 
@@ -58,7 +62,7 @@ class PruningConfig(Record):
 class SpaceConfig(Record):
     """What may be cut."""
 
-    ffn_levels: int = Field(9, ge=2, description="FFN widths per layer, 0 and the dense one among them")
+    ffn_levels: int = Field(17, ge=2, description="FFN widths per layer, 0 and the dense one among them")
     kv_levels: int = Field(9, ge=2, description="at most this many KV-head counts per layer")
     ffn_multiple: int | None = Field(None, ge=1, description="alignment of FFN widths; default by the width")
     protect_first: int = Field(0, ge=0, description="layers at the start that stay dense")
@@ -74,11 +78,41 @@ class EvaluationConfig(Record):
 
 
 class SearchConfig(Record):
-    """How many architectures are measured, and when the predictor is refitted."""
+    """How it is decided how much of every layer goes."""
 
+    method: Literal[
+        "secateur",
+        "random",
+        "evolutionary",
+        "additive",
+        "ji2023",
+        "uniform",
+        "uniform_middle",
+        "global_threshold",
+        "block_influence",
+    ] = Field("secateur", description="the last four measure nothing; `paper` has settings of ji2023")
     measurements: int = Field(160, ge=25, description="architectures measured in all")
     rounds: int = Field(3, ge=1, description="fits of the predictor, each followed by a batch that it proposes")
     initial_share: float = Field(0.35, gt=0, lt=1, description="share of the measurements made before the first fit")
+    reconstructed_share: float = Field(
+        0.4,
+        ge=0,
+        le=0.9,
+        description="method secateur with sequential reconstruction: share of the measurements that is made after it",
+    )
+    reconstructed_tokens: int = Field(8_192, ge=1, description="calibration tokens of that reconstruction, at most")
+    finalists: int = Field(4, ge=1, description="of the best measured, how many are reconstructed on the whole set")
+
+
+class PaperConfig(Record):
+    """Settings of `search.method=ji2023`, the paper's pipeline; `search.measurements` is not among them."""
+
+    scale: float = Field(1.0, gt=0, le=10, description="of the 400 tied and 125 free architectures measured first")
+    perplexity: tuple[str, ...] = Field((), description="texts whose ppl-128 are targets; default: the selection set")
+    tokens: int = Field(16_384, ge=128, description="of each text, at most this many")
+    multiple_choice: str | None = Field(None, description="folder with dev/ and test/ in MMLU's format, also a target")
+    questions: int = Field(114, ge=1, description="of it, spread over its subjects")
+    shots: int = Field(5, ge=0, description="solved examples before each question")
 
 
 class BaselinesConfig(Record):
@@ -104,6 +138,7 @@ class RunConfig(Record):
     space: SpaceConfig = SpaceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     search: SearchConfig = SearchConfig()
+    paper: PaperConfig = PaperConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     export: ExportConfig = ExportConfig()
 
@@ -145,7 +180,13 @@ def resolve(config: RunConfig) -> RunConfig:
         )
     data = data.model_copy(update={name: tuple(map(_absolute, getattr(data, name))) for name in SOURCE_FIELDS})
     model = config.model.model_copy(update={"name": _absolute(config.model.name)})
-    return config.model_copy(update={"data": data, "model": model})
+    paper = _renamed_paper(config.paper, _absolute)
+    return config.model_copy(update={"data": data, "model": model, "paper": paper})
+
+
+def _renamed_paper(paper: PaperConfig, rename: Callable[[str], str]) -> PaperConfig:
+    folder = rename(paper.multiple_choice) if paper.multiple_choice else None
+    return paper.model_copy(update={"perplexity": tuple(map(rename, paper.perplexity)), "multiple_choice": folder})
 
 
 def _absolute(name: str) -> str:
@@ -178,6 +219,38 @@ def parse_assignment(text: str) -> dict[str, Any]:
     return {parts[0]: parsed} if len(parts) == 1 else {parts[0]: {parts[1]: parsed}}
 
 
+def parse_list(option: str, text: str, kind: Callable[[str], Item]) -> tuple[Item, ...]:
+    """Turn `a,b,c` into a tuple.
+
+    Raises:
+        ConfigError: An item is empty or not of the kind.
+    """
+    try:
+        items = tuple(kind(item.strip()) for item in text.split(",") if item.strip())
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: {error}; expected values with commas between") from error
+    if not items:
+        raise ConfigError(f"{option} {text!r} names nothing; expected values with commas between")
+    return tuple(dict.fromkeys(items))
+
+
+def parse_texts(assignments: Sequence[str]) -> dict[str, str]:
+    """Turn `NAME=FILE` into a mapping with absolute paths.
+
+    Raises:
+        ConfigError: There is no `=`, or a name is given twice.
+    """
+    texts: dict[str, str] = {}
+    for assignment in assignments:
+        name, separator, source = (part.strip() for part in assignment.partition("="))
+        if not (separator and name and source):
+            raise ConfigError(f"--text {assignment!r} is not of the form NAME=FILE")
+        if name in texts or name == "evaluation":
+            raise ConfigError(f"--text {assignment!r}: the name is taken; give every text a name of its own")
+        texts[name] = _absolute(source)
+    return texts
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file.
 
@@ -204,7 +277,8 @@ def without_folders(config: RunConfig) -> RunConfig:
     data = config.data
     names = {name: tuple(map(_last_part, getattr(data, name))) for name in SOURCE_FIELDS}
     model = config.model.model_copy(update={"name": _last_part(config.model.name)})
-    return config.model_copy(update={"data": data.model_copy(update=names), "model": model})
+    paper = _renamed_paper(config.paper, _last_part)
+    return config.model_copy(update={"data": data.model_copy(update=names), "model": model, "paper": paper})
 
 
 def _last_part(name: str) -> str:

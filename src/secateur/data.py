@@ -169,11 +169,20 @@ def assign_documents(
     return assigned
 
 
-def perplexity_windows(rows: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> TokenSet:
+def perplexity_windows(
+    rows: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_length: int,
+    role: Role = Role.EVALUATION,
+    max_tokens: int | None = None,
+) -> TokenSet:
     """Cut text the way published perplexities do: `ppl-128` with a length of 128, `ppl-2048` with 2048.
 
     Rows (see `read_rows`) are joined by a blank line, tokenised once (one BOS at the very start, if the tokenizer has
     one) and cut into windows that do not overlap, the remainder dropped.
+
+    Args:
+        max_tokens: Take the first windows of the text only, as many as fit (published figures take all).
 
     Source:
         LLM-Pruner's evaluation (arXiv 2305.11627), after GPTQ's (arXiv 2210.17323).
@@ -182,13 +191,13 @@ def perplexity_windows(rows: Iterable[str], tokenizer: PreTrainedTokenizerBase, 
         DataError: There is less text than one window.
     """
     ids = _encode(tokenizer, "\n\n".join(rows), only_bos=True)
-    windows = len(ids) // sequence_length
+    windows = len(ids[:max_tokens]) // sequence_length
     if windows == 0:
         raise DataError(
             f"the text has {len(ids)} tokens, at least {sequence_length} are needed (one window); "
             "give more text with --data or lower --sequence-length"
         )
-    return TokenSet(Role.EVALUATION, torch.tensor(ids[: windows * sequence_length]).view(windows, sequence_length))
+    return TokenSet(role, torch.tensor(ids[: windows * sequence_length]).view(windows, sequence_length))
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, only_bos: bool = False) -> list[int]:

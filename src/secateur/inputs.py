@@ -1,20 +1,38 @@
 """What a run starts from, loaded and checked before anything is written."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from secateur.config import RunConfig, build_config, differing_fields, read_yaml
-from secateur.data import Role, TokenSet, assign_documents, build_token_sets
+from secateur.data import Role, TokenSet, assign_documents, build_token_sets, perplexity_windows, read_rows
 from secateur.demo import decoder_path
-from secateur.errors import BudgetError, ModelError, RunFolderError
+from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError
+from secateur.evaluation.multiple_choice import ChoiceSet, choose_questions, read_questions
 from secateur.model.loading import DenseModel, load_dense
+from secateur.model.shape import DenseShape
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.orders import importance_order
 from secateur.runs.folder import RunFolder
 from secateur.schema import derive_seed
+from secateur.search.ji2023 import paper_space, refuse_paper_budget
+from secateur.search.methods import JI2023, SEARCHES, UNIFORM
 from secateur.search.rounds import FEWEST_PAIRS
 from secateur.space.cost import Budget
 from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
+
+# The paper's perplexities are those of the protocol ppl-128.
+PAPER_SEQUENCE_LENGTH = 128
+# The context of a multiple-choice question, where the model has room for more.
+QUESTION_TOKENS = 2_048
+
+
+@dataclass(frozen=True)
+class PaperTargets:
+    """What the paper's predictor learns besides the selection set: texts by name, and questions."""
+
+    texts: dict[str, TokenSet]
+    choices: ChoiceSet | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,12 @@ class Inputs:
     space: SearchSpace
     budget: Budget
     fingerprints: dict[str, str]
+    paper: PaperTargets | None = None
+
+    @property
+    def shape(self) -> DenseShape:
+        """The dense shape, or the one in which narrowed blocks count their new bias."""
+        return self.space.shape
 
     @property
     def summary(self) -> str:
@@ -51,15 +75,23 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
         raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
 
 
-def refuse_too_few(space: SearchSpace, budget: Budget, seed: int) -> None:
-    """Refuse a band that holds fewer architectures than a predictor can learn from."""
-    found = len(sample_architectures(space, budget, FEWEST_PAIRS, derive_seed(seed, "count")))
-    if found < FEWEST_PAIRS:
-        raise BudgetError(
-            f"only {found} architectures of the search space are inside the budget band, at least {FEWEST_PAIRS} are "
-            "needed to learn from; lower --keep, widen the band (budget.band) or the space (space.ffn_levels, "
-            "space.protect_first, space.protect_last)"
-        )
+def searchable_budget(space: SearchSpace, budget: Budget, seed: int) -> Budget:
+    """Give the budget back if its band holds enough architectures to search; else one as wide as a step of the grid.
+
+    Raises:
+        BudgetError: That band too holds fewer architectures than a predictor can learn from.
+    """
+    widened = budget.widened(space.smallest_step)
+    space.check(widened)
+    for band in (budget, widened):
+        found = len(sample_architectures(space, band, FEWEST_PAIRS, derive_seed(seed, "count")))
+        if found >= FEWEST_PAIRS:
+            return band
+    raise BudgetError(
+        f"only {found} architectures of the search space are inside the budget band, at least {FEWEST_PAIRS} are "
+        "needed to learn from; lower --keep, widen the band (budget.band) or the space (space.ffn_levels, "
+        "space.protect_first, space.protect_last)"
+    )
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -71,7 +103,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         ModelError, DataError, ConfigError, BudgetError: As their names say.
     """
     name = str(decoder_path()) if config.model.name == "demo" else config.model.name
-    model, data, limits = config.model, config.data, config.space
+    model, data = config.model, config.data
     importance_order(config.pruning.importance)
     documents = assign_documents(
         list(data.sources),
@@ -99,8 +131,25 @@ def load_inputs(config: RunConfig) -> Inputs:
             Role.EVALUATION: data.evaluation_tokens,
         },
     )
+    space, budget = define_limits(config, dense)
+    fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
+    paper = load_paper_targets(config, dense) if config.search.method == JI2023 else None
+    if paper is not None:
+        fingerprints |= {f"target {name}": tokens.fingerprint for name, tokens in paper.texts.items()}
+        if paper.choices is not None:
+            fingerprints["target questions"] = paper.choices.fingerprint
+    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints, paper)
+
+
+def define_limits(config: RunConfig, dense: DenseModel) -> tuple[SearchSpace, Budget]:
+    """Define the space and the budget, and refuse a budget that the method cannot search at.
+
+    Raises:
+        BudgetError, ConfigError: As their names say.
+    """
+    limits = config.space
     space = define_space(
-        dense.shape,
+        dense.shape.with_output_bias() if config.pruning.reconstruction == "bias" else dense.shape,
         limits.ffn_levels,
         limits.kv_levels,
         limits.ffn_multiple,
@@ -108,7 +157,54 @@ def load_inputs(config: RunConfig) -> Inputs:
         limits.protect_last,
     )
     budget = Budget.from_keep(dense.shape, config.budget.keep, config.budget.band)
-    space.check(budget)
-    refuse_too_few(space, budget, config.seed)
-    fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
-    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints)
+    if config.search.method in SEARCHES:
+        budget = searchable_budget(space, budget, config.seed)
+    refuse_method(config, space, budget)
+    return space, budget
+
+
+def refuse_method(config: RunConfig, space: SearchSpace, budget: Budget) -> None:
+    """Refuse, before calibration, a method that cannot work at this budget or with so few measurements.
+
+    Raises:
+        BudgetError, ConfigError: As their names say.
+    """
+    method = config.search.method
+    if method in UNIFORM:
+        UNIFORM[method](space.shape, budget)
+    if method == JI2023:
+        refuse_paper_budget(paper_space(space.shape, config.space.ffn_multiple), budget)
+    modules = sum(len(options) > 1 for options in space.options)
+    if method == "additive" and config.search.measurements <= modules:
+        raise ConfigError(
+            f"search.measurements={config.search.measurements} is too few for search.method=additive, which measures "
+            f"each of {modules} modules by itself first; at least {modules + 1} are needed"
+        )
+
+
+def load_paper_targets(config: RunConfig, dense: DenseModel) -> PaperTargets:
+    """Read the texts and questions that `paper` names; they serve selection, and no evaluation.
+
+    Raises:
+        DataError: A text or the folder of questions cannot be used.
+    """
+    paper = config.paper
+    names = [Path(source).name for source in paper.perplexity]
+    texts = {
+        # Every data set has a test.txt.
+        name if names.count(name) == 1 else f"{number}. {name}": perplexity_windows(
+            read_rows(source), dense.tokenizer, PAPER_SEQUENCE_LENGTH, Role.SELECTION, paper.tokens
+        )
+        for number, (name, source) in enumerate(zip(names, paper.perplexity, strict=True), start=1)
+    }
+    if paper.multiple_choice is None:
+        return PaperTargets(texts, None)
+    questions = choose_questions(
+        read_questions(paper.multiple_choice, paper.shots),
+        Role.SELECTION,
+        paper.questions,
+        derive_seed(config.seed, "questions"),
+    )
+    longest = min(getattr(dense.model.config, "max_position_embeddings", None) or QUESTION_TOKENS, QUESTION_TOKENS)
+    batch = max(1, config.evaluation.batch_tokens // longest)
+    return PaperTargets(texts, ChoiceSet.build(questions, dense.tokenizer, longest, batch, dense.model.device))

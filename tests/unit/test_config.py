@@ -10,6 +10,7 @@ from secateur.config import (
     read_yaml,
     resolve,
     to_yaml,
+    without_folders,
 )
 from secateur.errors import ConfigError
 from secateur.inputs import load_inputs
@@ -32,6 +33,10 @@ def test_an_unknown_section_suggests_the_nearest():
         ("budget", "keep", "half"),
         ("search", "measurements", 24),
         ("search", "initial_share", 1.0),
+        ("search", "method", "evolution"),
+        ("search", "finalists", 0),
+        ("paper", "scale", 0),
+        ("paper", "tokens", 127),
         ("pruning", "reconstruction", "ols"),
         ("pruning", "ridge", 0),
         ("space", "ffn_levels", 1),
@@ -166,6 +171,18 @@ def test_differing_fields_are_named_with_both_values():
     assert differing_fields(one, one) == []
 
 
+def test_what_is_published_names_no_folders(tmp_path):
+    given = {
+        "model": {"name": "/home/someone/tiny"},
+        "data": {"sources": ["/home/someone/text.txt", "hub/id"]},
+        "paper": {"perplexity": ["/home/someone/wiki.txt"], "multiple_choice": "/home/someone/mmlu"},
+    }
+    public = to_yaml(without_folders(build_config([given])))
+    assert "someone" not in public
+    for kept in ("tiny", "text.txt", "hub/id", "wiki.txt", "mmlu"):
+        assert kept in public
+
+
 class TestResolve:
     def test_names_of_files_become_absolute(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -190,6 +207,16 @@ class TestResolve:
         assert resolve(config) == config
         with pytest.raises(ConfigError, match="no text was given"):
             resolve(build_config([{"model": {"name": "hub/id"}, "data": {"calibration": ["a"], "selection": ["b"]}}]))
+
+    def test_targets_of_the_paper_become_absolute_too(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "wiki.txt").write_text("x")
+        (tmp_path / "mmlu").mkdir()
+        paper = resolve(
+            build_config([{"paper": {"perplexity": ["wiki.txt", "hub/id"], "multiple_choice": "mmlu"}}])
+        ).paper
+        assert paper.perplexity == (str(tmp_path / "wiki.txt"), "hub/id")
+        assert paper.multiple_choice == str(tmp_path / "mmlu")
 
     def test_resolving_twice_changes_nothing(self):
         once = resolve(RunConfig())

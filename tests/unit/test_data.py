@@ -230,6 +230,15 @@ class TestPerplexityWindows:
         )
         assert ids == [alphabet[character] for character in ("a", "b", "Ċ", "Ċ", "c")]
 
+    @pytest.mark.parametrize(("max_tokens", "windows"), [(4, 1), (7, 1), (8, 2), (1_000, 5), (None, 5)])
+    def test_of_a_long_text_the_first_windows_may_be_enough(self, tokenizer, max_tokens, windows):
+        whole = perplexity_windows([words(*range(3, 23))], tokenizer, 4)
+        some = perplexity_windows([words(*range(3, 23))], tokenizer, 4, max_tokens=max_tokens)
+        assert some.tokens.tolist() == whole.tokens[:windows].tolist()
+
+    def test_what_ranks_candidates_is_a_selection_set(self, tokenizer):
+        assert perplexity_windows([words(*range(3, 13))], tokenizer, 4, Role.SELECTION).role is Role.SELECTION
+
     def test_less_than_one_window_is_refused(self, tokenizer):
         with pytest.raises(DataError, match=r"the text has 4 tokens, at least 8 are needed \(one window\)"):
             perplexity_windows([words(3, 4, 5)], tokenizer, 8)

@@ -42,19 +42,29 @@ class DenseReference:
             {} if token_set.num_tokens * vocabulary * 4 <= KEPT_LOG_PROBABILITIES_BYTES else None
         )
 
+    @property
+    def num_tokens(self) -> int:
+        return self.token_set.num_tokens
+
     @torch.no_grad()
-    def score(self, index: int, hidden: Float[Tensor, "windows length hidden"]) -> WindowScores:
+    def score(
+        self, index: int, hidden: Float[Tensor, "windows length hidden"], model: DecoderWalk | None = None
+    ) -> WindowScores:
         """Score the residual stream that another model leaves after its last block on batch `index`.
+
+        Args:
+            model: Whose final norm and head are used; the dense model's if not given.
 
         The last position of a window predicts nothing that the window holds, and is left out of both means.
         """
         tokens = self.batches[index]
-        normed = self._walk.final_norm(hidden)[:, :-1].flatten(0, 1)
+        model = model or self._walk
+        normed = model.final_norm(hidden)[:, :-1].flatten(0, 1)
         labels = tokens[:, 1:].flatten()
         loss, kl = [], []
         for start in range(0, len(normed), ROWS):
             rows = slice(start, start + ROWS)
-            log_q = self._walk.logits(normed[rows]).float().log_softmax(-1)
+            log_q = model.logits(normed[rows]).float().log_softmax(-1)
             log_p = self._dense_log_probabilities(index, rows)
             loss.append(F.nll_loss(log_q, labels[rows], reduction="none"))
             kl.append((log_p.exp() * (log_p - log_q)).sum(-1))

@@ -2,6 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +19,17 @@ from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement, Protocol
 
 
+@runtime_checkable
+class Scorer(Interface):
+    """Tokens to run on: a `DenseReference`, or a `ChoiceSet`."""
+
+    @property
+    def batches(self) -> Sequence[Tensor]: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+
 class StitchedModel:
     """Runs architectures on one token set.
 
@@ -23,18 +37,29 @@ class StitchedModel:
     the next one starts where it first differs. Results do not depend on it; measuring in sorted order is faster.
     """
 
-    def __init__(self, walk: DecoderWalk, bank: WeightBank, reference: DenseReference, cache_bytes: int) -> None:
+    def __init__(self, walk: DecoderWalk, bank: WeightBank, reference: "Scorer", cache_bytes: int) -> None:
         self._walk = walk
         self._bank = bank
         self._reference = reference
-        state_bytes = reference.token_set.num_tokens * walk.model.config.hidden_size * walk.model.dtype.itemsize
+        state_bytes = reference.num_tokens * walk.model.config.hidden_size * walk.model.dtype.itemsize
         self._depth = max(1, cache_bytes // state_bytes)
         self._widths: tuple[int, ...] = ()
         self._states: list[list[Tensor]] = []
 
-    @torch.no_grad()
     def score(self, architecture: Architecture) -> WindowScores:
-        """Score an architecture on every window of the set."""
+        """Score an architecture on every window of a set that has a dense reference.
+
+        Raises:
+            TypeError: The model was made for tokens without one.
+        """
+        if not isinstance(self._reference, DenseReference):
+            raise TypeError(f"scores need a DenseReference, got {type(self._reference).__name__}; use stream()")
+        parts = [self._reference.score(index, hidden) for index, hidden in enumerate(self.stream(architecture))]
+        return WindowScores(torch.cat([part.loss for part in parts]), torch.cat([part.kl for part in parts]))
+
+    @torch.no_grad()
+    def stream(self, architecture: Architecture) -> list[Tensor]:
+        """Give the residual stream after the last block, batch by batch."""
         widths = architecture.widths
         agreed = next(
             (i for i, (new, old) in enumerate(zip(widths, self._widths, strict=False)) if new != old), len(self._widths)
@@ -50,8 +75,7 @@ class StitchedModel:
             stream = self._module(module, widths[module], stream)
             if len(self._states) < self._depth and module + 1 < len(widths):
                 self._states.append(stream)
-        parts = [self._reference.score(index, hidden) for index, hidden in enumerate(stream)]
-        return WindowScores(torch.cat([part.loss for part in parts]), torch.cat([part.kl for part in parts]))
+        return stream
 
     def _module(self, module: int, width: int, stream: list[Tensor]) -> list[Tensor]:
         if width == 0:
@@ -69,24 +93,52 @@ def score_model(model: PreTrainedModel, family: Family, walk: DecoderWalk, refer
         hidden = own.embed(batch)
         for module in range(2 * len(own.layers)):
             hidden = own.block(*module_of(module), hidden)
-        parts.append(reference.score(index, hidden))
+        parts.append(reference.score(index, hidden, own))
     return WindowScores(torch.cat([part.loss for part in parts]), torch.cat([part.kl for part in parts]))
 
 
-def measure(stitched: StitchedModel, architecture: Architecture, protocol: Protocol) -> Measurement:
-    """Measure an architecture; what goes wrong numerically is recorded as a failure, not raised."""
+def measure(
+    stitched: StitchedModel,
+    architecture: Architecture,
+    protocol: Protocol,
+    targets: Mapping[str, Callable[[Architecture], float]] | None = None,
+) -> Measurement:
+    """Measure an architecture; what goes wrong numerically is recorded as a failure, not raised.
+
+    Args:
+        targets: What else is measured, by name.
+    """
     start = time.perf_counter()
     scores = stitched.score(architecture)
+    others = {name: target(architecture) for name, target in (targets or {}).items()}
+    return as_measurement(architecture, protocol, scores, others, time.perf_counter() - start)
+
+
+def as_measurement(
+    architecture: Architecture,
+    protocol: Protocol,
+    scores: WindowScores,
+    targets: Mapping[str, float],
+    seconds: float,
+) -> Measurement:
+    """Turn scores into a measurement, or into a failure where a number is not finite."""
     kl, loss = float(scores.kl.mean()), float(scores.loss.mean())
-    seconds = time.perf_counter() - start
-    if not (math.isfinite(kl) and math.isfinite(loss)):
+    seen = {"kl": kl, "loss": loss, **targets}
+    if all(map(math.isfinite, seen.values())):
         return Measurement(
             architecture=architecture,
             protocol=protocol.key,
-            status="failed",
-            reason=f"kl={kl}, loss={loss}: not finite",
+            status="measured",
+            kl=kl,
+            loss=loss,
+            targets=dict(targets),
             seconds=seconds,
         )
+    reason = ", ".join(f"{name}={value}" for name, value in seen.items())
     return Measurement(
-        architecture=architecture, protocol=protocol.key, status="measured", kl=kl, loss=loss, seconds=seconds
+        architecture=architecture,
+        protocol=protocol.key,
+        status="failed",
+        reason=f"{reason}: not finite",
+        seconds=seconds,
     )

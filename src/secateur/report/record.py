@@ -4,7 +4,8 @@ from pydantic import Field
 
 from secateur.evaluation.perplexity import Perplexity
 from secateur.schema import Record
-from secateur.search.rounds import RoundRecord
+from secateur.search.ji2023 import PaperRecord
+from secateur.search.task import RoundRecord
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Cost
 
@@ -26,11 +27,14 @@ class Choice(Record):
 
     architecture: Architecture
     origin: str = Field(
-        description="which proposal it came from: uniform, additive, neighbour, sampled, predicted, explored"
+        description="which proposal it came from: uniform, additive, neighbour, sampled, predicted, explored, "
+        "offspring or allocated"
     )
     kl: float = Field(description="as measured by slices of the bank, nats per token")
-    kl_after_sequential: float | None = Field(description="after sequential reconstruction; null if it was not run")
-    sequential_kept: bool = Field(description="whether the selection set agreed to the sequential reconstruction")
+    kl_after_sequential: float | None = Field(
+        description="after sequential reconstruction; null if it was not run, or no finalist gained by it"
+    )
+    num_finalists: int = Field(description="architectures that were cut out and compared on the selection set")
 
 
 class ExportRecord(Record):
@@ -54,6 +58,7 @@ class Report(Record):
     model: str
     seed: int
     keep: float = Field(description="share of decoder parameters that was allowed to stay")
+    method: str = Field(description="`search.method`")
     fingerprints: dict[str, str] = Field(description="of the model's weights and of each token set")
     num_tokens: dict[str, int] = Field(description="per token set")
     num_measurements: int
@@ -63,7 +68,8 @@ class Report(Record):
         "baseline is no worse than dense"
     )
     choice: Choice
-    rounds: tuple[RoundRecord, ...]
+    rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
+    paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")
     stages: dict[str, float] = Field(description="seconds per stage, interruptions not counted")
     export: ExportRecord
 

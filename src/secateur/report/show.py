@@ -11,8 +11,11 @@ from secateur.report.record import Report
 from secateur.report.table import final_table, summary_lines
 from secateur.runs.folder import RunFolder
 from secateur.runs.store import RunStore
-from secateur.search.rounds import RoundRecord
+from secateur.search.task import RoundRecord
 from secateur.space.candidate import Candidate, Measurement
+
+# Origins of what is measured outside the budget.
+PROBES = ("single", "paper")
 
 
 def show_run(root: Path, top: int) -> list[RenderableType]:
@@ -43,7 +46,7 @@ def _stages(store: RunStore) -> Table:
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for row in store.stages():
-        if not row.name.startswith("round "):
+        if not row.name.startswith("round ") and row.name != "paper":
             table.add_row(row.name, f"{row.seconds:.1f}")
     return table
 
@@ -71,8 +74,13 @@ def _candidates(store: RunStore, top: int) -> Table:
     proposals = [Candidate.model_validate_json(record) for record in store.candidates()]
     origins = {proposal.architecture.key: proposal for proposal in proposals}
     measured = [Measurement.model_validate_json(record) for record in store.all_measurements()]
-    good = sorted((m for m in measured if m.kl is not None), key=lambda m: (m.kl, m.architecture.key))
-    failed = len(measured) - len(good)
+    # What was measured only to learn from (single modules, the paper's pairs, slices before reconstruction) loses less
+    # or more than what the choice is among.
+    comparable = [
+        m for m in measured if m.protocol == measured[-1].protocol and origins[m.architecture.key].origin not in PROBES
+    ]
+    good = sorted((m for m in comparable if m.kl is not None), key=lambda m: (m.kl, m.architecture.key))
+    failed = len(comparable) - len(good)
     table = _table(
         f"best of {len(good)} measured candidates ({len(proposals)} proposed, {failed} failed), selection set"
     )

@@ -70,12 +70,21 @@ def summary_lines(report: Report) -> list[str]:
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
         share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
         lines.append(f"perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
-    quality = report.rounds[-1].quality
-    lines.append(
-        f"predictor: Kendall tau {quality.kendall_tau:.2f} at the budget, cross-validated on {quality.num_pairs} pairs "
-        f"(parameter count alone {quality.kendall_tau_reduction_only:.2f}, "
-        f"reconstruction error alone {quality.kendall_tau_error_only:.2f})"
-    )
+    if report.rounds:
+        quality = report.rounds[-1].quality
+        lines.append(
+            f"predictor: Kendall tau {quality.kendall_tau:.2f} at the budget, cross-validated on {quality.num_pairs} "
+            f"pairs (parameter count alone {quality.kendall_tau_reduction_only:.2f}, "
+            f"reconstruction error alone {quality.kendall_tau_error_only:.2f})"
+        )
+    if report.paper:
+        paper = report.paper.quality
+        lines.append(
+            f"the paper's predictor, {paper.num_fitted} pairs fitted, {paper.num_validation} held out: "
+            f"MSE {paper.mse:.3f}, RMSE {paper.rmse:.3f}, MAE {paper.mae:.3f}, R2 {paper.r2:.3f} (parameter count "
+            f"alone {paper.r2_reduction_only:.3f}); Kendall tau among the last measured, at the budget, "
+            f"{report.paper.kendall_tau_finalists:.2f}"
+        )
     export = report.export
     lines.append(
         f"{report.num_measurements} architectures measured; the export was loaded in a fresh process: "

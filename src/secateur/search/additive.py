@@ -1,14 +1,92 @@
-"""Architectures that need no measurement to be proposed."""
+"""Additive sensitivities: every module measured by itself, and an exact integer program over their sum (Puzzle)."""
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from secateur.model.shape import DenseShape
-from secateur.space.architecture import Architecture
+from secateur.schema import derive_seed
+from secateur.search.task import Found, SearchTask, ranked
+from secateur.space.candidate import Measurement
 from secateur.space.cost import Budget
 from secateur.space.search_space import Levels, SearchSpace
+
+# Measurements kept back for solutions of the integer program.
+FEWEST_SOLUTIONS = 10
+# Relative noise on the losses grows by this much whenever it brings no new solution.
+NOISE_STEP = 0.01
+MAX_SOLVES_PER_SOLUTION = 5
+
+
+def additive_search(task: SearchTask) -> Found:
+    """Measure every module at several widths with all others dense, then the solutions of the integer program.
+
+    Where the measurements do not allow every width, widths are spread evenly and the losses between them interpolated.
+    The exact optimum is measured first; measurements that are left go to optima of slightly perturbed losses, and the
+    best measured is taken.
+
+    Source:
+        Puzzle (arXiv 2411.19146), "replace one block" scores with KL to the dense model; it builds the one best
+        solution and measures no others.
+    """
+    space = task.space
+    dense = tuple(len(options) - 1 for options in space.options)
+    free = [module for module, options in enumerate(space.options) if len(options) > 1]
+    per_module = max(1, (task.num_measurements - FEWEST_SOLUTIONS) // max(1, len(free)))
+    single = []
+    for module in free:
+        below = dense[module]  # all levels but the dense one
+        for level in sorted({int(level) for level in np.linspace(0, below, per_module, endpoint=False)}):
+            single.append((module, level))
+    candidates = [task.candidate((*dense[:m], level, *dense[m + 1 :]), "single") for m, level in single]
+    probes = task.measure(candidates)
+    losses = _interpolated(space, dict(zip(single, probes, strict=True)))
+    known = {candidate.architecture.key for candidate in candidates}
+    solutions = [
+        levels
+        for levels in _solutions(task, losses, task.num_measurements - len(probes))
+        if space.architecture(levels).key not in known
+    ]
+    measured = task.measure([task.candidate(levels, "additive") for levels in solutions])
+    return Found(measured, ranked(measured), probes=probes)
+
+
+def _solutions(task: SearchTask, losses: Sequence[Mapping[int, float]], count: int) -> list[Levels]:
+    """Give up to `count` distinct solutions, the exact one first; the others come from ever more perturbed losses."""
+    rng = np.random.default_rng(derive_seed(task.seed, "additive"))
+    found: dict[Levels, None] = {}
+    noise = 0.0
+    for _ in range(MAX_SOLVES_PER_SOLUTION * count):
+        if len(found) == count:
+            break
+        perturbed = [
+            {width: loss * max(0.0, 1 + noise * rng.standard_normal()) for width, loss in module.items()}
+            for module in losses
+        ]
+        levels = additive_optimum(task.space, task.budget, perturbed)
+        if levels is None:
+            break
+        if levels in found or noise == 0:
+            noise += NOISE_STEP
+        found[levels] = None
+    return list(found)
+
+
+def _interpolated(space: SearchSpace, probes: Mapping[tuple[int, int], Measurement]) -> list[dict[int, float]]:
+    """Give every width of every module a loss: measured, or linear between the nearest measured ones; dense is 0."""
+    losses = []
+    for module, options in enumerate(space.options):
+        known = {options[-1]: 0.0} | {
+            options[level]: probe.kl for (at, level), probe in probes.items() if at == module and probe.kl is not None
+        }
+        widths = sorted(known)
+        values = [known[width] for width in widths]
+        losses.append(dict(zip(options, np.interp(options, widths, values).tolist(), strict=True)))
+    return losses
 
 
 def additive_optimum(space: SearchSpace, budget: Budget, losses: Sequence[Mapping[int, float]]) -> Levels | None:
@@ -31,51 +109,34 @@ def additive_optimum(space: SearchSpace, budget: Budget, losses: Sequence[Mappin
     one_each = np.zeros((space.num_modules, len(cost)))
     for module, start in enumerate(np.cumsum([0, *sizes[:-1]])):
         one_each[module, start : start + sizes[module]] = 1
-    # In units of the ceiling: HiGHS scales badly over nine orders of magnitude.
-    solution = milp(
-        loss / max(loss.max(), 1e-30),
-        integrality=np.ones(len(cost)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(cost[None, :] / budget.ceiling, budget.floor / budget.ceiling, 1),
-        ],
-        options={"mip_rel_gap": 1e-4},
-    )
+    # Costs in their common unit: HiGHS scales badly over nine orders of magnitude.
+    unit = float(np.gcd.reduce(cost.astype(np.int64)))
+    with _without_output():
+        solution = milp(
+            loss / max(loss.max(), 1e-30),
+            integrality=np.ones(len(cost)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(cost[None, :] / unit, np.ceil(budget.floor / unit), np.floor(budget.ceiling / unit)),
+            ],
+            options={"mip_rel_gap": 1e-4},
+        )
     if solution.x is None:
         return None
-    levels = [int(part.argmax()) for part in np.split(solution.x, np.cumsum(sizes)[:-1])]
-    return tuple(levels) if budget.admits(space.decoder_parameters(tuple(levels))) else None
+    chosen = tuple(int(part.argmax()) for part in np.split(solution.x, np.cumsum(sizes)[:-1]))
+    return chosen if budget.admits(space.decoder_parameters(chosen)) else None
 
 
-def uniform_architectures(shape: DenseShape, budget: Budget) -> list[Architecture]:
-    """Give the uniform architectures of LLM-Pruner that fill the budget.
-
-    One pruning ratio for all layers cannot meet a budget exactly, because heads go whole: the ratio that the budget
-    asks for removes `floor(ratio * heads)` KV heads in LLM-Pruner's rounding, and the FFN takes what is left. The first
-    returned rounds so; the second removes one head more and leaves the FFN wider.
-    """
-    ratio = 1 - budget.ceiling / shape.decoder_parameters
-    removed = int(shape.num_kv_heads * ratio + 1e-9)  # 40 * (1 - 0.8) is 7.999...
-    found = []
-    for kv_heads in (shape.num_kv_heads - removed, shape.num_kv_heads - removed - 1):
-        if kv_heads < 1:
-            continue
-        width = _widest(shape, kv_heads, budget)
-        if width > 0:
-            found.append(Architecture.from_widths((kv_heads, width) * shape.num_layers))
-    return found
-
-
-def _widest(shape: DenseShape, kv_heads: int, budget: Budget) -> int:
-    per_layer = budget.ceiling / shape.num_layers - kv_heads * shape.attention.parameters_per_group
-    left = per_layer - shape.attention.parameters_constant - shape.mlp.parameters_constant
-    return min(int(left // shape.mlp.parameters_per_group), shape.ffn_width)
-
-
-def nearest_levels(space: SearchSpace, architecture: Architecture) -> Levels:
-    """Round an architecture to the space, module by module."""
-    return tuple(
-        int(np.abs(np.array(options) - width).argmin())
-        for options, width in zip(space.options, architecture.widths, strict=True)
-    )
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Send what C code prints nowhere: HiGHS writes a debugging line to standard output, whatever its options say."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

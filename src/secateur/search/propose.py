@@ -4,17 +4,18 @@ Both are functions of what has been measured and of a seed, never of how or in w
 interrupted run proposes again what it had proposed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from secateur.schema import derive_seed
-from secateur.search.heuristics import additive_optimum, nearest_levels, uniform_architectures
+from secateur.search.additive import additive_optimum
+from secateur.search.task import SearchTask
+from secateur.search.uniform import nearest_levels, uniform_architectures
 from secateur.space.candidate import Candidate
-from secateur.space.cost import Budget
 from secateur.space.sampling import mutate, repair, sample_architectures
-from secateur.space.search_space import Levels, SearchSpace
+from secateur.space.search_space import Levels
 
 Score = Callable[[Int[np.ndarray, "candidates modules"]], Float[np.ndarray, " candidates"]]
 
@@ -28,17 +29,16 @@ GREEDY_SHARE = 0.75
 FAR = 0.35
 
 
-def initial_candidates(
-    space: SearchSpace, budget: Budget, errors: Sequence[Mapping[int, float]], count: int, seed: int
-) -> list[Candidate]:
+def initial_candidates(task: SearchTask, count: int) -> list[Candidate]:
     """Propose the first candidates: uniform, additive optimum, neighbours of both, and draws over the band."""
+    space, budget, seed = task.space, task.budget, task.seed
     rng = np.random.default_rng(derive_seed(seed, "initial"))
     found: dict[Levels, str] = {}
     for architecture in uniform_architectures(space.shape, budget):
         levels = repair(space, nearest_levels(space, architecture), budget, rng)
         if levels is not None:
             found.setdefault(levels, "uniform")
-    optimum = additive_optimum(space, budget, errors)
+    optimum = additive_optimum(space, budget, task.errors)
     if optimum is not None:
         found.setdefault(optimum, "additive")
     parents = list(found)
@@ -53,17 +53,11 @@ def initial_candidates(
         if len(found) >= count:
             break
         found.setdefault(space.levels(architecture), "sampled")
-    return [_candidate(space, levels, origin, 0) for levels, origin in list(found.items())[:count]]
+    return [task.candidate(levels, origin) for levels, origin in list(found.items())[:count]]
 
 
 def predicted_candidates(
-    space: SearchSpace,
-    budget: Budget,
-    score: Score,
-    measured: Sequence[Levels],
-    count: int,
-    round_number: int,
-    seed: int,
+    task: SearchTask, score: Score, measured: Sequence[Levels], count: int, round_number: int
 ) -> list[Candidate]:
     """Propose the candidates of one round by evolutionary search on predictions.
 
@@ -74,6 +68,7 @@ def predicted_candidates(
     Source:
         Level-switch mutation after EvoPress (arXiv 2410.14649); scores are predictions, so a generation is free.
     """
+    space, budget, seed = task.space, task.budget, task.seed
     rng = np.random.default_rng(derive_seed(seed, "propose", round_number))
     seen: dict[Levels, float] = {}
 
@@ -107,13 +102,4 @@ def predicted_candidates(
         if len(chosen) >= count:
             break
         chosen.setdefault(levels, "predicted")
-    return [_candidate(space, levels, origin, round_number) for levels, origin in chosen.items()]
-
-
-def _candidate(space: SearchSpace, levels: Levels, origin: str, round_number: int) -> Candidate:
-    return Candidate(
-        architecture=space.architecture(levels),
-        origin=origin,
-        round=round_number,
-        parameter_reduction=1 - space.decoder_parameters(levels) / space.shape.decoder_parameters,
-    )
+    return [task.candidate(levels, origin, round_number) for levels, origin in chosen.items()]

@@ -1,103 +1,90 @@
 """The search: measure a first set, then let the predictor, refitted each round, say what to measure next."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field
 
 from secateur.errors import SecateurError
 from secateur.predictor.quality import PredictorQuality, cross_validate
 from secateur.predictor.trees import fit_trees
-from secateur.schema import Record, derive_seed
+from secateur.schema import derive_seed
 from secateur.search.propose import initial_candidates, predicted_candidates
+from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
-from secateur.space.cost import Budget
 from secateur.space.encoding import FeatureTable, feature_table
-from secateur.space.search_space import SearchSpace
 
 # The predictor's settings are made for this many pairs or more.
 FEWEST_PAIRS = 25
 # With failed measurements it has to do with fewer, but cross-validation needs one pair per fold.
 FEWEST_TO_FIT = 5
-
-MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
-
-
-class RoundRecord(Record):
-    """One fit of the predictor and what its proposals gave."""
-
-    round: int = Field(description="1 for the first fit")
-    quality: PredictorQuality = Field(description="cross-validated at the budget before the round's measurements")
-    best_kl: float = Field(description="lowest KL on the selection set after the round, nats per token")
+# Share of the ranking from which the first architectures are taken that are measured after reconstruction.
+RANKING_SHARE = 0.75
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search found: all its measurements and one record per round."""
+def search_rounds(task: SearchTask) -> Found:
+    """Search inside the budget band; the best that was measured is taken.
 
-    measurements: list[Measurement]
-    rounds: tuple[RoundRecord, ...]
-
-    @property
-    def best(self) -> Measurement:
-        return ranked(self.measurements)[0]
-
-
-def search_rounds(
-    space: SearchSpace,
-    budget: Budget,
-    errors: Sequence[Mapping[int, float]],
-    measure_batch: MeasureBatch,
-    num_measurements: int,
-    num_rounds: int,
-    initial_share: float,
-    seed: int,
-    end_round: Callable[[RoundRecord], None] = lambda _record: None,
-) -> Found:
-    """Search inside the budget band with `num_measurements` measurements in all.
-
-    What is proposed depends on measurements and the seed alone, so `measure_batch` may take them from a database.
-
-    Args:
-        errors: Per module, reconstruction error per width (`WeightBank.errors`).
-        measure_batch: Measures candidates, in any order.
-        end_round: Called after each round.
+    Slices of the bank tell good from bad at the price of a forward pass. What they do not tell is how much of an
+    architecture's loss the sequential reconstruction will give back, and among the best that decides: there their order
+    on stories260K has nothing to do with the final one (docs/log.md). So where there is such a reconstruction, the
+    last share of the measurements is made after it: of architectures from the whole ranking first, then of what a
+    predictor fitted on those alone proposes.
 
     Raises:
         SecateurError: Too many measurements failed to fit a predictor.
     """
-    table = feature_table(space, errors)
-    num_initial = min(num_measurements, max(FEWEST_PAIRS, round(num_measurements * initial_share)))
-    measured = measure_batch(initial_candidates(space, budget, errors, num_initial, seed))
+    num_reconstructed = max(FEWEST_PAIRS, round(task.num_measurements * task.reconstructed_share))
+    # Each of the two predictors needs its pairs.
+    if task.reconstructed_share == 0 or task.num_measurements < num_reconstructed + FEWEST_PAIRS:
+        num_reconstructed = 0
+    num_sliced = task.num_measurements - num_reconstructed
+    sliced, rounds = _rounds(
+        task, task.measure, initial_candidates(task, _num_initial(task, num_sliced)), num_sliced, 1
+    )
+    if task.measure_reconstructed is None or num_reconstructed == 0:
+        return Found(sliced, ranked(sliced), rounds)
+    first = from_ranking(task, ranked(sliced), _num_initial(task, num_reconstructed))
+    measured, more = _rounds(task, task.measure_reconstructed, first, num_reconstructed, len(rounds) + 1)
+    return Found(measured, ranked(measured), rounds + more, probes=sliced, reconstructed=True)
+
+
+def from_ranking(task: SearchTask, ranking: Sequence[Measurement], count: int) -> list[Candidate]:
+    """Take architectures from all over a ranking, the more the nearer to its top."""
+    furthest = max(1.0, len(ranking) * RANKING_SHARE)
+    places = np.unique(np.geomspace(1, furthest, 4 * count).round().astype(int) - 1)
+    chosen = places[np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)]
+    return [task.candidate(task.space.levels(ranking[place].architecture), "ranking") for place in chosen.tolist()]
+
+
+def _num_initial(task: SearchTask, count: int) -> int:
+    return min(count, max(FEWEST_PAIRS, round(count * task.initial_share)))
+
+
+def _rounds(
+    task: SearchTask, measure: MeasureBatch, first: list[Candidate], count: int, number: int
+) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
+    """Measure a first set, then what the predictor proposes, refitted each round, until `count` are measured."""
+    table = feature_table(task.space, task.errors)
+    measured = measure(first)
     rounds: list[RoundRecord] = []
-    for number in range(1, num_rounds + 1):
-        left = math.ceil((num_measurements - len(measured)) / (num_rounds - number + 1))
-        quality, batch = _one_round(space, budget, table, measured, left, number, seed)
-        measured = measured + (measure_batch(batch) if batch else [])
+    for later in range(task.num_rounds):
+        left = math.ceil((count - len(measured)) / (task.num_rounds - later))
+        quality, batch = _one_round(task, table, measured, left, number + later)
+        measured = measured + (measure(batch) if batch else [])
         best = ranked(measured)[0].kl
         assert best is not None, "ranked measurements have a KL"
-        rounds.append(RoundRecord(round=number, quality=quality, best_kl=best))
-        end_round(rounds[-1])
-    return Found(measured, tuple(rounds))
-
-
-def ranked(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Give those that did not fail, lowest KL first."""
-    return sorted((m for m in measurements if m.kl is not None), key=lambda m: (m.kl, m.architecture.key))
+        reconstructed = measure is task.measure_reconstructed
+        rounds.append(RoundRecord(round=number + later, quality=quality, reconstructed=reconstructed, best_kl=best))
+        task.end_round(rounds[-1])
+    return measured, tuple(rounds)
 
 
 def _one_round(
-    space: SearchSpace,
-    budget: Budget,
-    table: FeatureTable,
-    measured: Sequence[Measurement],
-    count: int,
-    number: int,
-    seed: int,
+    task: SearchTask, table: FeatureTable, measured: Sequence[Measurement], count: int, number: int
 ) -> tuple[PredictorQuality, list[Candidate]]:
     """Fit the predictor on what is measured, judge it, and propose `count` candidates."""
+    space = task.space
     pairs = ranked(measured)
     if len(pairs) < max(FEWEST_TO_FIT, len(measured) / 2):
         reasons = sorted({m.reason for m in measured if m.reason})
@@ -109,17 +96,15 @@ def _one_round(
     kl = np.array([measurement.kl for measurement in pairs])
     features = table.features(levels)
     parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in levels.tolist()])
-    fit_seed = derive_seed(seed, "fit", number)
+    fit_seed = derive_seed(task.seed, "fit", number)
     quality = cross_validate(features, kl, parameters, table.monotone, fit_seed)
     predictor = fit_trees(features, kl, table.monotone, fit_seed)
     failed = [space.levels(measurement.architecture) for measurement in measured if measurement.kl is None]
     batch = predicted_candidates(
-        space,
-        budget,
+        task,
         lambda rows: predictor.predict(table.features(rows)),
         [*(tuple(row) for row in levels.tolist()), *failed],
         count,
         number,
-        seed,
     )
     return quality, batch

@@ -5,6 +5,7 @@ from secateur.evaluation import divergence
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import StitchedModel, score_model
 from secateur.model.families import FAMILIES
+from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 
 SMALLER = Architecture.from_widths((2, 24, 3, 16, 0, 40))
@@ -30,6 +31,19 @@ def test_the_dense_model_does_not_diverge_from_itself_and_has_its_own_loss(prepa
     tokens = prepared.selection.tokens
     for window, loss in zip(tokens, scores.loss, strict=True):
         own = prepared.dense.model(input_ids=window[None], labels=window[None]).loss
+        torch.testing.assert_close(loss, own, atol=1e-5, rtol=0)
+
+
+def test_a_pruned_model_is_scored_by_its_own_final_norm(prepared):
+    """Reconstruction scales it; the head behind it is the dense model's."""
+    reference = DenseReference(prepared.walk, prepared.selection, batch_windows=3)
+    pruned = prune(prepared.dense, prepared.bank, SMALLER)
+    before = score_model(pruned, prepared.dense.family, prepared.walk, reference)
+    pruned.model.norm.weight.mul_(0.6)
+    after = score_model(pruned, prepared.dense.family, prepared.walk, reference)
+    assert not torch.allclose(after.kl, before.kl)
+    for window, loss in zip(prepared.selection.tokens, after.loss, strict=True):
+        own = pruned(input_ids=window[None], labels=window[None], use_cache=False).loss
         torch.testing.assert_close(loss, own, atol=1e-5, rtol=0)
 
 

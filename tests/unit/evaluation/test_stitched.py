@@ -1,4 +1,6 @@
+import math
 import random
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from secateur.evaluation.stitched import StitchedModel, measure
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
+from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
-from secateur.space.candidate import Protocol
+from secateur.space.candidate import Measurement, Protocol
 
 PROTOCOL = Protocol(model="m", tokens="t", num_tokens=48, sequence_length=12, dtype="torch.float32", bank="b")
 
@@ -104,3 +107,67 @@ def test_a_weight_that_is_not_a_number_is_a_failed_measurement(make_dense, make_
     assert "not finite" in failed.reason
     # The next candidate, which does not use that weight, is measured as if nothing had happened.
     assert measure(model, Architecture.from_widths((4, 48, 2, 48, 4, 24)), PROTOCOL).status == "measured"
+
+
+class TestTargets:
+    """What a method measures besides, by name."""
+
+    def test_are_stored_with_the_measurement(self, prepared, architectures):
+        model = stitched(prepared, 0)
+        targets = {
+            "perplexity own": lambda architecture: float(model.score(architecture).loss.mean().exp()),
+            "layers": lambda architecture: len(architecture.layers) / 4,
+        }
+        measured = measure(model, architectures[0], PROTOCOL, targets)
+        assert measured.targets == {"perplexity own": pytest.approx(math.exp(measured.loss), rel=1e-5), "layers": 0.75}
+        assert Measurement.model_validate_json(measured.model_dump_json()) == measured
+
+    def test_are_none_unless_named(self, prepared, architectures):
+        assert measure(stitched(prepared, 0), architectures[0], PROTOCOL).targets == {}
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_one_that_is_not_finite_fails_the_measurement(self, prepared, architectures, value):
+        failed = measure(
+            stitched(prepared, 0), architectures[0], PROTOCOL, {"good": lambda _: 1.0, "bad": lambda _: value}
+        )
+        assert (failed.status, failed.kl, failed.loss, failed.targets) == ("failed", None, None, {})
+        assert f"bad={value}" in failed.reason
+        assert failed.reason.endswith("not finite")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Windows without a dense reference, as questions are."""
+
+    batches: tuple[torch.Tensor, ...]
+
+    @property
+    def num_tokens(self):
+        return sum(batch.numel() for batch in self.batches)
+
+
+class TestStream:
+    """Tokens need no reference to be run on."""
+
+    @pytest.fixture
+    def tokens(self, make_tokens):
+        return Tokens(make_tokens(num_windows=5, length=10, seed=3).tokens.split(2))
+
+    @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+    def test_is_that_of_the_pruned_model_batch_by_batch(self, prepared, architectures, tokens, cache_bytes):
+        model = StitchedModel(prepared.walk, prepared.bank, tokens, cache_bytes)
+        for architecture in architectures:
+            pruned = prune(prepared.dense, prepared.bank, architecture)
+            expected = []
+            handle = pruned.model.norm.register_forward_pre_hook(
+                lambda _module, args, seen=expected: seen.append(args[0])
+            )
+            for batch in tokens.batches:
+                pruned(input_ids=batch, use_cache=False)
+            handle.remove()
+            for one, other in zip(model.stream(architecture), expected, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+    def test_has_no_scores(self, prepared, architectures, tokens):
+        with pytest.raises(TypeError, match=r"scores need a DenseReference, got Tokens; use stream\(\)"):
+            StitchedModel(prepared.walk, prepared.bank, tokens, 0).score(architectures[0])

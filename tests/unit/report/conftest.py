@@ -5,7 +5,7 @@ import pytest
 from secateur.evaluation.perplexity import Perplexity
 from secateur.predictor.quality import PredictorQuality
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
-from secateur.search.rounds import RoundRecord
+from secateur.search.task import RoundRecord
 from secateur.space.architecture import Architecture
 from secateur.space.cost import cost_of
 
@@ -44,6 +44,7 @@ def report(prepared):
         model="models/tiny",
         seed=3,
         keep=0.6,
+        method="secateur",
         fingerprints={"model": "abc"},
         num_tokens={"calibration": 100},
         num_measurements=56,
@@ -53,8 +54,9 @@ def report(prepared):
             row("secateur", chosen, 16.0, 0.7),
         ),
         excess_log_perplexity_left={"uniform": 0.5},
-        choice=Choice(architecture=chosen, origin="predicted", kl=0.72, kl_after_sequential=0.69, sequential_kept=True),
+        choice=Choice(architecture=chosen, origin="predicted", kl=0.72, kl_after_sequential=0.69, num_finalists=8),
         rounds=(RoundRecord(round=1, quality=quality, best_kl=0.72),),
+        paper=None,
         stages={"load": 1.0, "search": 10.0},
         export=ExportRecord(
             folder="runs/tiny/exported",

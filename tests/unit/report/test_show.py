@@ -64,6 +64,28 @@ def test_no_more_candidates_are_listed_than_asked_for(root):
     assert "0.5000" not in text
 
 
+def test_what_was_measured_outside_the_budget_to_learn_from_is_not_among_the_best(root):
+    """A single module narrowed, or a training pair of the paper, loses less than anything at the budget."""
+    with RunStore(RunFolder(root).database) as store:
+        for width, origin in ((47, "single"), (46, "paper")):
+            architecture = Architecture.from_widths((4, 48, 4, width, 4, 48))
+            candidate = Candidate(architecture=architecture, origin=origin, round=0, parameter_reduction=0.01)
+            store.add_candidates([(architecture.key, 0, candidate.model_dump_json())])
+            probe = Measurement(
+                architecture=architecture, protocol="p", seconds=0.1, status="measured", kl=0.001, loss=1
+            )
+            store.add_measurement(architecture.key, "p", probe.model_dump_json())
+    text = printed(root)
+    assert "best of 2 measured candidates" in text
+    assert "0.0010" not in text
+
+
+def test_what_the_papers_predictor_reported_is_no_stage(root):
+    with RunStore(RunFolder(root).database) as store:
+        store.end_stage("paper", 0.0, {})
+    assert not [line for line in printed(root).splitlines() if line.strip().startswith("paper")]
+
+
 def test_a_finished_run_ends_with_the_final_table(root, report):
     RunFolder(root).report.write_text(report.model_dump_json())
     text = printed(root)

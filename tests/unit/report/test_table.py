@@ -2,7 +2,9 @@ import io
 
 from rich.console import Console
 
+from secateur.predictor.multi_output import PaperQuality
 from secateur.report.table import architecture_table, final_table, summary_lines
+from secateur.search.ji2023 import PaperRecord
 
 
 def printed(part):
@@ -46,3 +48,25 @@ def test_the_summary_says_what_was_gained_and_how_well_the_predictor_ranks(repor
 def test_without_baselines_no_gain_is_claimed(report):
     alone = report.model_copy(update={"excess_log_perplexity_left": {}})
     assert len(summary_lines(alone)) == 2
+
+
+def test_a_method_without_a_predictor_has_no_line_about_one(report):
+    gain, export = summary_lines(report.model_copy(update={"rounds": (), "method": "random"}))
+    assert gain.startswith("perplexity is 0.50 of uniform")
+    assert "56 architectures measured" in export
+
+
+def test_the_papers_predictor_is_reported_as_the_paper_does(report):
+    paper = PaperRecord(
+        quality=PaperQuality(
+            num_fitted=367, num_validation=158, mse=0.111, rmse=0.333, mae=0.222, r2=0.887, r2_reduction_only=0.776
+        ),
+        targets=("perplexity selection",),
+        ratios=((0.1, 0.2),) * 6,
+        importance=(1 / 6,) * 6,
+        kendall_tau_finalists=0.42,
+    )
+    _, line, _ = summary_lines(report.model_copy(update={"rounds": (), "paper": paper, "method": "ji2023"}))
+    assert "367 pairs fitted, 158 held out: MSE 0.111, RMSE 0.333, MAE 0.222, R2 0.887" in line
+    assert "parameter count alone 0.776" in line
+    assert line.endswith("Kendall tau among the last measured, at the budget, 0.42")

@@ -1,32 +1,21 @@
+from functools import cache
+
+import numpy as np
 import pytest
 
+from planted import Problem
 from secateur.errors import SecateurError
-from secateur.search.rounds import ranked, search_rounds
-from secateur.space.architecture import Architecture
-from secateur.space.candidate import Measurement
+from secateur.search.rounds import search_rounds
+from secateur.search.task import ranked
 from secateur.space.cost import Budget
 from secateur.space.search_space import define_space
 
 
-def measurement(architecture, kl):
-    status = (
-        {"status": "measured", "kl": kl, "loss": kl} if kl is not None else {"status": "failed", "reason": "kl=nan"}
-    )
-    return Measurement(architecture=architecture, protocol="p", seconds=0.0, **status)
-
-
 def search(space, budget, kl_of, num_measurements=30, num_rounds=1, end_round=lambda _record: None):
-    errors = [{width: (1 - width / options[-1]) for width in options} for options in space.options]
     return search_rounds(
-        space,
-        budget,
-        errors,
-        lambda batch: [measurement(candidate.architecture, kl_of(candidate.architecture)) for candidate in batch],
-        num_measurements,
-        num_rounds,
-        0.6,
-        seed=0,
-        end_round=end_round,
+        Problem(kl_of, space, budget).task(
+            num_measurements=num_measurements, num_rounds=num_rounds, initial_share=0.6, end_round=end_round
+        )
     )
 
 
@@ -41,7 +30,7 @@ def space(prepared):
 
 @pytest.fixture(scope="module")
 def budget(space):
-    return Budget.from_keep(space.shape, 0.6, 0.03)
+    return Budget.from_keep(space.shape, 0.6, 0.05)
 
 
 def test_the_best_is_the_lowest_of_all_measurements(space, budget):
@@ -54,15 +43,6 @@ def test_every_round_is_recorded_as_it_ends(space, budget):
     found = search(space, budget, smooth, num_rounds=3, end_round=told.append)
     assert tuple(told) == found.rounds
     assert [record.round for record in found.rounds] == [1, 2, 3]
-
-
-def test_equal_measurements_are_ranked_by_key_and_failed_ones_not_at_all():
-    architectures = [Architecture.from_widths((width, 8)) for width in range(4)]
-    measured = [measurement(architecture, 1.0) for architecture in architectures[:3]] + [
-        measurement(architectures[3], None)
-    ]
-    assert ranked(measured) == ranked(measured[::-1])
-    assert len(ranked(measured)) == 3
 
 
 def test_a_few_failures_are_borne(space, budget):
@@ -103,3 +83,79 @@ def test_a_failed_architecture_is_not_proposed_again(space, budget):
 
     found = search(space, budget, measured, num_measurements=80, num_rounds=3)
     assert len(set(calls)) == len(calls) == len(found.measurements)
+
+
+@pytest.fixture(scope="module")
+def search_both(space, budget):
+    """Search with both kinds of measurement; gives the problem, what was found, and what was reconstructed when."""
+    weights = np.random.default_rng(0).uniform(0.5, 3, size=space.num_modules)
+    given_back = np.random.default_rng(1).uniform(0, 0.9, size=space.num_modules)
+
+    def loss(architecture, weights):
+        return 0.01 + float((weights * (1 - np.array(architecture.kept_ratios(space.shape)))).sum())
+
+    @cache
+    def search_both(num_measurements=100, share=0.5):
+        sliced = Problem(lambda architecture: loss(architecture, weights), space, budget)
+        reconstructed = Problem(lambda architecture: loss(architecture, weights * given_back), space, budget)
+        task = sliced.task(
+            num_measurements=num_measurements,
+            num_rounds=2,
+            measure_reconstructed=reconstructed.measure,
+            reconstructed_share=share,
+        )
+        return sliced, search_rounds(task), reconstructed
+
+    return search_both
+
+
+class TestMeasuringAfterReconstruction:
+    """Slices tell good from bad; how much of its loss an architecture gets back, only reconstructing it tells."""
+
+    @pytest.mark.parametrize(("num_measurements", "share", "expected"), [(100, 0.5, 50), (90, 0.3, 27), (90, 0.0, 0)])
+    def test_takes_its_share_of_the_measurements(self, search_both, num_measurements, share, expected):
+        sliced, found, reconstructed = search_both(num_measurements, share)
+        assert len(reconstructed.measured) == expected
+        assert len(sliced.measured) == num_measurements - expected
+        assert found.num_measurements == num_measurements
+
+    @pytest.mark.parametrize("num_measurements", [25, 34, 49])
+    def test_never_makes_more_measurements_than_were_allowed(self, search_both, num_measurements):
+        """Where there are too few for two predictors."""
+        assert search_both(num_measurements)[1].num_measurements <= num_measurements
+
+    def test_only_what_was_reconstructed_can_be_chosen(self, search_both):
+        _, found, reconstructed = search_both()
+        assert {m.architecture.key for m in found.finalists} == set(reconstructed.measured)
+        assert found.best.kl == min(reconstructed.kl_of(m.architecture) for m in found.measurements)
+
+    def test_begins_with_architectures_from_all_over_the_ranking_and_its_best(self, search_both):
+        _, found, reconstructed = search_both()
+        ranking = [measurement.architecture for measurement in ranked(found.probes)]
+        first = reconstructed.batches[0]
+        places = [ranking.index(candidate.architecture) for candidate in first]
+        assert {candidate.origin for candidate in first} == {"ranking"}
+        assert len(set(places)) == len(places) == 25
+        assert places[0] == 0
+        assert max(places) > len(ranking) / 2
+        assert np.median(places) < len(ranking) / 2, "more from the top"
+
+    def test_nothing_is_measured_twice_in_the_same_way(self, search_both):
+        sliced, _, reconstructed = search_both()
+        for problem in (sliced, reconstructed):
+            assert len(set(problem.measured)) == len(problem.measured)
+
+    def test_rounds_of_both_kinds_are_numbered_on_and_told_apart(self, search_both):
+        _, found, reconstructed = search_both()
+        rounds = [(record.round, record.reconstructed) for record in found.rounds]
+        assert rounds == [(1, False), (2, False), (3, True), (4, True)]
+        assert found.rounds[2].quality.num_pairs == len(reconstructed.batches[0])
+
+    def test_finds_what_is_better_than_what_slices_would_choose(self, search_both):
+        _, found, reconstructed = search_both()
+        assert found.best.kl < reconstructed.kl_of(ranked(found.probes)[0].architecture)
+
+    def test_without_a_reconstruction_all_measurements_are_by_slices(self, space, budget):
+        found = search(space, budget, smooth)
+        assert found.probes == []
+        assert not any(record.reconstructed for record in found.rounds)

@@ -1,0 +1,104 @@
+"""What every search method is given, and what it gives back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from secateur.errors import SecateurError
+from secateur.predictor.quality import PredictorQuality
+from secateur.schema import Record
+from secateur.space.candidate import Candidate, Measurement
+from secateur.space.cost import Budget
+from secateur.space.search_space import Levels, SearchSpace
+
+MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
+
+
+class RoundRecord(Record):
+    """One fit of the predictor and what its proposals gave."""
+
+    round: int = Field(description="1 for the first fit")
+    quality: PredictorQuality = Field(description="cross-validated at the budget before the round's measurements")
+    reconstructed: bool = Field(False, description="measurements were made after sequential reconstruction")
+    best_kl: float = Field(description="lowest KL on the selection set after the round, nats per token")
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """What a search method may use; it proposes, and knows nothing of how measuring is done.
+
+    What is proposed must depend on measurements and the seed alone, so that `measure` may take them from a database.
+
+    Attributes:
+        errors: Per module, reconstruction error per width (`WeightBank.errors`).
+        measure: Measures candidates by slices of the bank and gives measurements in the same order.
+        measure_reconstructed: The same after sequential reconstruction, where the run has it.
+        num_measurements: How many may be made in all, of both kinds.
+        num_rounds, initial_share, reconstructed_share: Of the predictor's search (`search_rounds`).
+        end_round: Called after each round of it.
+    """
+
+    space: SearchSpace
+    budget: Budget
+    errors: Sequence[Mapping[int, float]]
+    measure: MeasureBatch
+    num_measurements: int
+    num_rounds: int
+    initial_share: float
+    seed: int
+    end_round: Callable[[RoundRecord], None] = lambda _record: None
+    measure_reconstructed: MeasureBatch | None = None
+    reconstructed_share: float = 0.0
+
+    def candidate(self, levels: Levels, origin: str, round_number: int = 0) -> Candidate:
+        return Candidate(
+            architecture=self.space.architecture(levels),
+            origin=origin,
+            round=round_number,
+            parameter_reduction=1 - self.space.decoder_parameters(levels) / self.space.shape.decoder_parameters,
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        measurements: At the budget, in the order in which they were made.
+        probes: Made to learn from, and not to choose from: single modules, the paper's training pairs, or what was
+            measured before reconstruction where the choice is among those measured after it.
+        finalists: Of `measurements`, best first by the method's own criterion.
+        rounds: One record per fit of the predictor; empty for methods without one.
+        reconstructed: `measurements` were made after sequential reconstruction.
+    """
+
+    measurements: list[Measurement]
+    finalists: list[Measurement]
+    rounds: tuple[RoundRecord, ...] = ()
+    probes: list[Measurement] = field(default_factory=list)
+    reconstructed: bool = False
+
+    @property
+    def best(self) -> Measurement:
+        """Give the first finalist.
+
+        Raises:
+            SecateurError: There is none, because every measurement failed.
+        """
+        if not self.finalists:
+            reasons = sorted({m.reason for m in self.measurements if m.reason})
+            why = (
+                f"{reasons[0]}; check the model and its dtype" if reasons else "nothing at the budget could be proposed"
+            )
+            raise SecateurError(f"none of {len(self.measurements)} measurements at the budget succeeded ({why})")
+        return self.finalists[0]
+
+    @property
+    def num_measurements(self) -> int:
+        return len(self.measurements) + len(self.probes)
+
+
+def ranked(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Give those that did not fail, lowest KL first."""
+    return sorted((m for m in measurements if m.kl is not None), key=lambda m: (m.kl, m.architecture.key))

@@ -1,0 +1,132 @@
+"""Calibrate: one pass over the calibration set; then the space to search, and the weight bank for it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secateur.data import Role
+from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
+from secateur.pruning.calibration import CalibrationSums, ModuleStatistics, calibrate
+from secateur.pruning.orders import NEEDS_FISHER
+from secateur.runs.folder import Checkpoint, remove, written_whole
+from secateur.runs.progress import StageClock, stage_clock
+from secateur.schema import derive_seed
+from secateur.search.ji2023 import paper_space
+from secateur.search.methods import ALLOCATIONS, JI2023, AllocationInputs, single_architecture_space
+from secateur.search.uniform import uniform_architectures
+from secateur.space.architecture import Architecture
+from secateur.space.search_space import SearchSpace
+from secateur.stages.run import Run
+
+# What an interruption of the calibration pass costs at most.
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What the calibration leaves: where to search, with which weights, and the weights of the baseline."""
+
+    space: SearchSpace
+    bank: WeightBank
+    uniform_bank: WeightBank | None
+
+
+def calibrate_stage(run: Run) -> Calibrated:
+    """Gather the statistics and build the banks, or read what an earlier process built."""
+    dense, folder = run.inputs.dense, run.folder
+    uniform = uniform_baselines(run)
+    done = run.store.stage("calibrate")
+    if done:
+        with stage_clock("calibrate", run.listener) as clock:
+            clock.reused = True
+            allocated = Architecture.model_validate(done.payload) if done.payload else None
+            uniform_bank = load_bank(dense, folder.uniform_bank) if uniform else None
+            return Calibrated(method_space(run, allocated), load_bank(dense, folder.bank), uniform_bank)
+    batches = math.ceil(len(run.inputs.sets[Role.CALIBRATION].tokens) / run.batch_windows)
+    modules = dense.shape.num_modules
+    with stage_clock("calibrate", run.listener, batches + modules * (2 if uniform else 1)) as clock:
+        statistics = gather_statistics(run, clock)
+        allocated = allocate(run, statistics)
+        space = method_space(run, allocated)
+        bank = build_run_bank(run, statistics, space, clock.advance)
+        uniform_bank = None
+        if uniform:
+            widths = [{architecture.widths[module] for architecture in uniform} for module in range(modules)]
+            uniform_bank = build_bank(dense, statistics, widths, "taylor", "none", advance=clock.advance)
+            with written_whole(folder.uniform_bank) as path:
+                save_bank(uniform_bank, path)
+        with written_whole(folder.bank) as path:
+            save_bank(bank, path)
+        tokens = run.inputs.sets[Role.CALIBRATION].num_tokens
+        clock.note = f"importance {run.config.pruning.importance}, {tokens:,} tokens"
+    run.store.end_stage("calibrate", clock.seconds, allocated.model_dump(mode="json") if allocated else None)
+    remove(folder.calibration)
+    return Calibrated(space, bank, uniform_bank)
+
+
+def gather_statistics(run: Run, clock: StageClock) -> list[ModuleStatistics]:
+    """Run the calibration pass, or what an interruption has left of it."""
+    dense, tokens, path = run.inputs.dense, run.inputs.sets[Role.CALIBRATION], run.folder.calibration
+    begun = CalibrationSums.load(path, dense.model.device) if path.is_file() else None
+    clock.done = math.ceil(begun.windows / run.batch_windows) if begun else 0
+    save = Checkpoint(path, CHECKPOINT_SECONDS)
+    return calibrate(
+        dense,
+        tokens,
+        run.config.evaluation.batch_tokens,
+        derive_seed(run.config.seed, "calibrate"),
+        clock.advance,
+        begun,
+        lambda sums: save(sums.save),
+        fisher=run.config.pruning.importance in NEEDS_FISHER,
+    )
+
+
+def allocate(run: Run, statistics: list[ModuleStatistics]) -> Architecture | None:
+    """Give the architecture of a method that measures nothing; None for methods that search."""
+    inputs, method = run.inputs, run.config.search.method
+    if method not in ALLOCATIONS:
+        return None
+    return ALLOCATIONS[method](
+        AllocationInputs(
+            dense=inputs.dense,
+            shape=inputs.shape,
+            budget=inputs.budget,
+            statistics=statistics,
+            walk=inputs.walk,
+            calibration=inputs.sets[Role.CALIBRATION],
+            batch_tokens=run.config.evaluation.batch_tokens,
+        )
+    )
+
+
+def method_space(run: Run, allocated: Architecture | None) -> SearchSpace:
+    """Give the space that the run's method searches."""
+    if allocated is not None:
+        return single_architecture_space(run.inputs.shape, allocated)
+    if run.config.search.method == JI2023:
+        return paper_space(run.inputs.shape, run.config.space.ffn_multiple)
+    return run.inputs.space
+
+
+def build_run_bank(
+    run: Run, statistics: list[ModuleStatistics], space: SearchSpace, advance: Callable[[], None] = lambda: None
+) -> WeightBank:
+    """Build the bank for every width of the space, in the run's order and with its reconstruction."""
+    pruning, seed = run.config.pruning, derive_seed(run.config.seed, "bank")
+    return build_bank(
+        run.inputs.dense,
+        statistics,
+        space.options,
+        pruning.importance,
+        run.bank_reconstruction,
+        pruning.ridge,
+        seed,
+        advance=advance,
+    )
+
+
+def uniform_baselines(run: Run) -> list[Architecture]:
+    """Give the baseline's architectures; they have no reconstruction, and so no new biases."""
+    inputs = run.inputs
+    return uniform_architectures(inputs.dense.shape, inputs.budget) if run.config.baselines.uniform else []

@@ -1,0 +1,109 @@
+"""Prune: cut the best measured architectures out of the model, reconstruct each in sequence, keep the best."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from secateur.data import Role
+from secateur.evaluation.divergence import DenseReference
+from secateur.evaluation.stitched import score_model
+from secateur.export.checkpoint import round_weights
+from secateur.pruning.bank import WeightBank
+from secateur.pruning.sequence import DenseStreams, reconstruct_in_sequence
+from secateur.pruning.surgery import prune
+from secateur.report.record import Choice
+from secateur.runs.progress import StageClock, stage_clock
+from secateur.search.task import Found
+from secateur.space.architecture import Architecture
+from secateur.space.candidate import Candidate, Measurement
+from secateur.stages.run import Run
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A pruned model and its KL on the selection set."""
+
+    measurement: Measurement
+    model: PreTrainedModel
+    kl: float
+    sequential: bool
+
+
+def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedModel, Choice]:
+    """Make the pruned model that does best on the selection set.
+
+    With sequential reconstruction the finalists of the search are all cut and reconstructed, since what it gains
+    differs between architectures that measured alike.
+    """
+    sequential = run.config.pruning.reconstruction == "sequential"
+    finalists = found.finalists[: run.config.search.finalists if sequential else 1]
+    origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
+    steps = run.inputs.dense.shape.num_modules * len(finalists) if sequential else None
+    with stage_clock("prune", run.listener, steps) as clock:
+        best = (
+            _best_contender(run, bank, found, finalists, clock)
+            if sequential
+            else _as_measured(run, bank, found.best, None)
+        )
+        round_weights(best.model, run.export_dtype)
+        measured = best.measurement.kl if best.sequential else best.kl
+        assert measured is not None, "finalists did not fail"
+        note = f", {best.kl:.4f} after sequential reconstruction" if best.sequential else ""
+        clock.note = f"selection KL {measured:.4f}{note}"
+    choice = Choice(
+        architecture=best.measurement.architecture,
+        origin=origins[best.measurement.architecture.key],
+        kl=measured,
+        kl_after_sequential=best.kl if best.sequential else None,
+        num_finalists=len(finalists),
+    )
+    run.store.end_stage("prune", clock.seconds, choice.model_dump(mode="json"))
+    return best.model, choice
+
+
+def _as_measured(run: Run, bank: WeightBank, measurement: Measurement, reference: DenseReference | None) -> Contender:
+    """Cut without more reconstruction than the bank's; scored with a reference where it was measured after one."""
+    model = prune(run.inputs.dense, bank, measurement.architecture)
+    kl = measurement.kl
+    if reference is not None:
+        kl = float(score_model(model, run.inputs.dense.family, run.inputs.walk, reference).kl.mean())
+    assert kl is not None, "finalists did not fail"
+    return Contender(measurement, model, kl, False)
+
+
+def _best_contender(
+    run: Run, bank: WeightBank, found: Found, finalists: list[Measurement], clock: StageClock
+) -> Contender:
+    """Reconstruct every finalist; the best measured one without it stands too, should it not help."""
+    inputs = run.inputs
+    config = run.config
+    streams = DenseStreams(
+        inputs.walk,
+        inputs.sets[Role.CALIBRATION],
+        config.evaluation.batch_tokens,
+        inputs.sets[Role.CALIBRATION].num_tokens,
+        config.evaluation.cache_bytes,
+    )
+    reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), run.batch_windows)
+    best = _as_measured(run, bank, finalists[0], reference if found.reconstructed else None)
+    for measurement in finalists:
+        model = reconstructed(run, bank, measurement.architecture, streams, clock.advance)
+        kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())
+        if kl < best.kl:
+            best = Contender(measurement, model, kl, True)
+    return best
+
+
+def reconstructed(
+    run: Run,
+    bank: WeightBank,
+    architecture: Architecture,
+    streams: DenseStreams,
+    advance: Callable[[], None] = lambda: None,
+) -> PreTrainedModel:
+    """Cut an architecture out of the model and reconstruct it in sequence."""
+    model = prune(run.inputs.dense, bank, architecture)
+    ridge = run.config.pruning.sequential_ridge
+    reconstruct_in_sequence(run.inputs.dense, run.inputs.walk, model, architecture, streams, ridge, advance)
+    return model

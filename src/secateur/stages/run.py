@@ -1,0 +1,42 @@
+"""A run at work, as every stage sees it."""
+
+from dataclasses import dataclass
+
+from secateur.config import RunConfig
+from secateur.inputs import Inputs
+from secateur.runs.folder import RunFolder
+from secateur.runs.progress import Listener
+from secateur.runs.store import RunStore
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run at work: its configuration, inputs, folder, database, and who listens."""
+
+    config: RunConfig
+    inputs: Inputs
+    folder: RunFolder
+    store: RunStore
+    listener: Listener
+
+    @property
+    def batch_windows(self) -> int:
+        """Windows per forward pass."""
+        return max(1, self.config.evaluation.batch_tokens // self.config.data.sequence_length)
+
+    @property
+    def export_dtype(self) -> str:
+        return self.inputs.dense.stored_dtype if self.config.export.dtype == "auto" else self.config.export.dtype
+
+    @property
+    def reconstructs_candidates(self) -> bool:
+        """Whether the search may measure candidates after sequential reconstruction too."""
+        config = self.config
+        sequential = config.pruning.reconstruction == "sequential"
+        return sequential and config.search.method == "secateur" and config.search.reconstructed_share > 0
+
+    @property
+    def bank_reconstruction(self) -> str:
+        """What the bank does to the output projections; the sequential solve comes after the choice."""
+        chosen = self.config.pruning.reconstruction
+        return "least_squares" if chosen == "sequential" else chosen

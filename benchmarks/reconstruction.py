@@ -18,13 +18,14 @@ from secateur.evaluation.stitched import score_model
 from secateur.inputs import load_inputs
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
-from secateur.pruning.sequence import reconstruct_in_sequence
+from secateur.pruning.sequence import DenseStreams, reconstruct_in_sequence
 from secateur.pruning.surgery import prune
-from secateur.search.heuristics import additive_optimum
+from secateur.search.additive import additive_optimum
 
 TOKENS = (262_144, 131_072, 65_536, 32_768)
 RIDGES = (0.01, 0.03, 0.1, 0.3)
 BATCH_TOKENS = 4_096
+CACHE_BYTES = 1 << 30
 
 
 def main() -> None:
@@ -53,14 +54,13 @@ def main() -> None:
         def kl(model: torch.nn.Module, inputs=inputs, reference=reference) -> float:
             return float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())
 
+        streams = DenseStreams(inputs.walk, calibration, BATCH_TOKENS, calibration.num_tokens, CACHE_BYTES)
         cells = [f"bank {kl(prune(inputs.dense, bank, architecture)):.3f}"]
         for ridge in RIDGES:
             pruned = prune(inputs.dense, bank, architecture)
             passes = []
             for _ in range(2):
-                reconstruct_in_sequence(
-                    inputs.dense, inputs.walk, pruned, architecture, calibration, BATCH_TOKENS, ridge
-                )
+                reconstruct_in_sequence(inputs.dense, inputs.walk, pruned, architecture, streams, ridge)
                 passes.append(f"{kl(pruned):.3f}")
             cells.append(f"ridge {ridge}: {' / '.join(passes)}")
         print(f"{calibration.num_tokens:,} calibration tokens: {', '.join(cells)}", flush=True)

@@ -19,7 +19,7 @@ from secateur.inputs import load_inputs
 from secateur.predictor.quality import rank_correlation
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
-from secateur.search.heuristics import additive_optimum
+from secateur.search.additive import additive_optimum
 from secateur.space.architecture import Architecture
 from secateur.space.sampling import sample_architectures
 

@@ -38,6 +38,9 @@ def prune_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-keep-KEEP if not given.")] = None,
     data: DataOption = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A published method instead of the default, such as ji2023; see the README.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any part of the configuration.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="section.field=value; may be given several times.")
@@ -48,8 +51,10 @@ def prune_command(
     """Prune MODEL to the budget and export the result."""
     with user_errors():
         from secateur.config import build_config, parse_assignment, read_yaml, resolve
+        from secateur.presets import find_preset
 
-        layers: list[dict[str, Any]] = [read_yaml(config)] if config else []
+        layers: list[dict[str, Any]] = [dict(find_preset(preset).settings)] if preset else []
+        layers += [read_yaml(config)] if config else []
         layers.append({"model": {"name": model}})
         if data:
             layers.append({"data": {"sources": data}})
@@ -66,10 +71,63 @@ def prune_command(
         run_and_print(root, lambda listener: pipeline().run_pipeline(resolved, root, listener))
 
 
+@app.command("compare")
+def compare_command(
+    model: ModelArgument,
+    keep: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of the decoder-layer parameters that may stay; several times."),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="`all`, or presets with commas between.")] = "all",
+    seeds: Annotated[str, typer.Option(help="Seeds with commas between.")] = "0,1,2",
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/MODEL-compared if not given.")] = None,
+    data: DataOption = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE, a further evaluation text under ppl-128; several times.")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of each of these texts, at most.", min=128)] = 65_536,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings that all methods share.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="section.field=value for all methods; may be given several times.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
+) -> None:
+    """Run the field's methods side by side on MODEL: same text, parameter count and number of measurements."""
+    with user_errors():
+        from secateur.config import build_config, parse_assignment, parse_list, parse_texts, read_yaml, resolve
+        from secateur.presets import PRESETS
+
+        layers: list[dict[str, Any]] = [read_yaml(config)] if config else []
+        layers.append({"model": {"name": model} | ({"device": device} if device else {})})
+        if data:
+            layers.append({"data": {"sources": data}})
+        layers += [parse_assignment(assignment) for assignment in assignments or []]
+        base = resolve(build_config(layers))
+        names = tuple(PRESETS) if methods == "all" else parse_list("--methods", methods, str)
+        texts = parse_texts(text or [])
+        seed_values = parse_list("--seeds", seeds, int)
+        root = out or Path("runs") / f"{Path(model).name or 'model'}-compared"
+        quiet_libraries()
+        from secateur.comparison import run_comparison
+        from secateur.comparison_plan import ComparisonConfig
+
+        keeps = tuple(dict.fromkeys(keep or [base.budget.keep]))
+        chosen = ComparisonConfig(
+            base=base, methods=names, keeps=keeps, seeds=seed_values, texts=texts, text_tokens=text_tokens
+        )
+        compare_and_print(root, lambda listener: run_comparison(chosen, root, listener))
+
+
 @app.command("resume")
 def resume_command(folder: FolderArgument) -> None:
-    """Go on with an interrupted run."""
+    """Go on with an interrupted run or comparison."""
     with user_errors():
+        if (folder / "comparison.yaml").is_file():
+            quiet_libraries()
+            from secateur.comparison import resume_comparison
+
+            compare_and_print(folder, lambda listener: resume_comparison(folder, listener))
+            return
         run_and_print(folder, lambda listener: pipeline().resume_pipeline(folder, listener))
 
 
@@ -77,9 +135,16 @@ def resume_command(folder: FolderArgument) -> None:
 def show_command(
     folder: FolderArgument, top: Annotated[int, typer.Option(help="How many candidates to list.")] = 10
 ) -> None:
-    """Show what a run has found so far: best candidates, predictor quality, stage times."""
+    """Show what a run or a comparison has found so far."""
     with user_errors():
         from rich.console import Console
+
+        if (folder / "comparison.yaml").is_file():
+            quiet_libraries()
+            from secateur.comparison import ComparisonFolder, read_comparison
+
+            print_comparison(Console(), read_comparison(ComparisonFolder(folder)))
+            return
 
         from secateur.report.show import show_run
 
@@ -145,19 +210,53 @@ def run_and_print(root: Path, work: Any) -> None:
     from secateur.report.table import architecture_table, final_table, summary_lines
 
     console = Console()
-    try:
-        with drawn_progress(console) as listener:
-            report = work(listener)
-    except KeyboardInterrupt:
-        begun = (root / "config.yaml").is_file()
-        hint = f"go on with: secateur resume {root}" if begun else "nothing was written"
-        typer.echo(f"\ninterrupted; {hint}", err=True)
-        raise typer.Exit(130) from None
+    with resumable(root / "config.yaml"), drawn_progress(console) as listener:
+        report = work(listener)
     console.print(architecture_table(report))
     console.print(final_table(report))
     for line in summary_lines(report):
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     console.print(f"result: {root / 'exported'}", highlight=False, soft_wrap=True)
+
+
+def compare_and_print(root: Path, work: Any) -> None:
+    """Compare with progress on the terminal, then print tables and verdicts."""
+    from rich.console import Console
+
+    from secateur.report.live import drawn_progress
+
+    console = Console()
+    with resumable(root / "comparison.yaml"), drawn_progress(console) as listener:
+        comparison = work(listener)
+    print_comparison(console, comparison)
+    console.print(f"result: {root / 'comparison.md'}, comparison.png, comparison.json", highlight=False, soft_wrap=True)
+
+
+def print_comparison(console: Any, comparison: Any) -> None:
+    """Print what there is of a comparison: one table per budget and text, then how Secateur stands."""
+    from secateur.report.comparison import comparison_table, verdict_lines
+
+    if comparison is None:
+        console.print("no cell of the comparison is finished yet")
+        return
+    for text in (None, *(name for name in comparison.dense if name != "evaluation")):
+        for keep in comparison.keeps:
+            console.print(comparison_table(comparison, keep, text))
+        for line in verdict_lines(comparison, text):
+            console.print(line, highlight=False, soft_wrap=not console.is_terminal)
+    if not comparison.finished:
+        console.print(f"{len(comparison.cells)} cells so far, not finished", highlight=False)
+
+
+@contextmanager
+def resumable(begun: Path) -> Iterator[None]:
+    """Say after Ctrl-C how to go on, if there is something to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = f"go on with: secateur resume {begun.parent}" if begun.is_file() else "nothing was written"
+        typer.echo(f"\ninterrupted; {hint}", err=True)
+        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A decoder folder and a text file, both small and real, for runs of the whole flow."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,8 +55,14 @@ SMALL = {
     "evaluation": {"batch_tokens": 512},
     "space": {"ffn_levels": 5},
     "budget": {"keep": 0.7, "band": 0.03},
-    "search": {"measurements": 34, "rounds": 2},
+    "search": {"measurements": 34, "rounds": 2, "reconstructed_share": 0, "finalists": 3},
 }
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> dict[str, dict[str, Any]]:
+    """What makes a whole run short, as a user would write it."""
+    return SMALL
 
 
 @pytest.fixture(scope="session")

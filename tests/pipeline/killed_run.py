@@ -13,6 +13,7 @@ import torch
 from secateur import pipeline
 from secateur.config import build_config, read_yaml
 from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
+from secateur.stages import calibrate
 
 KINDS = {"started": StageStarted, "advanced": StageAdvanced, "ended": StageEnded}
 
@@ -25,7 +26,7 @@ def main(config: str, root: str, stage: str, kind: str, done: int) -> None:
 
     torch.set_num_threads(1)
     # The tests' calibration is over before its first checkpoint would be due.
-    pipeline.CHECKPOINT_SECONDS = 0.0
+    calibrate.CHECKPOINT_SECONDS = 0.0
     pipeline.run_pipeline(build_config([read_yaml(Path(config))]), Path(root), kill)
 
 

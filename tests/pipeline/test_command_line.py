@@ -12,6 +12,10 @@ from typer.testing import CliRunner, Result
 
 from secateur.cli import app
 from secateur.config import RunConfig, to_yaml
+from secateur.report.record import Report
+from secateur.runs.store import RunStore
+from secateur.search.task import ranked
+from secateur.space.candidate import Measurement
 
 Invoke = Callable[..., Result]
 
@@ -73,12 +77,16 @@ BAD_VALUES = {
     "not an assignment": (("MODEL", "--set", "search.rounds"), ("section.field=value",)),
     "not a number": (("MODEL", "--set", "search.rounds=many"), ("search.rounds='many'",)),
     "unknown importance": (("MODEL", "--set", "pruning.importance=wandaa"), ("did you mean 'wanda'?",)),
+    "unknown method": (("MODEL", "--set", "search.method=evolution"), ("search.method='evolution'", "'evolutionary'")),
     "unknown device": (("MODEL", "--device", "tpu"), ("model.device='tpu'",)),
     "missing config": (("MODEL", "--config", "absent.yaml"), ("'absent.yaml'",)),
     "missing data file": (("MODEL", "--data", "absent.txt"), ("'absent.txt' does not exist",)),
     "too long windows": (("MODEL", "--set", "data.sequence_length=4096"), ("128 positions",)),
     "all layers protected": (("MODEL", "--set", "space.protect_first=3"), ("number of layers 3",)),
-    "band that nothing meets": (("MODEL", "--keep", "0.99", "--set", "budget.band=0.0001"), ("--keep 1.0000",)),
+    "uniform without a head": (("MODEL", "--preset", "llm-pruner", "--keep", "0.02"), ("leaves no KV head",)),
+    "less than the paper's ratios": (("MODEL", "--preset", "ji2023", "--keep", "0.05"), ("choose another --keep",)),
+    "less than is protected": (("MODEL", "--keep", "0.3", "--set", "space.protect_first=2"), ("--keep 0.6667",)),
+    "band that holds too few": (("MODEL", "--keep", "0.99", "--set", "budget.band=0.0001"), ("at least 25",)),
 }
 
 
@@ -170,7 +178,19 @@ def test_a_gpu_that_is_not_there_is_named(invoke: Invoke, small_config: RunConfi
 
 def test_the_flags_are_those_that_scripts_rely_on() -> None:
     expected = {
-        "prune": {"--keep", "--out", "--data", "--config", "--set", "--device", "--seed"},
+        "prune": {"--keep", "--out", "--data", "--preset", "--config", "--set", "--device", "--seed"},
+        "compare": {
+            "--keep",
+            "--methods",
+            "--seeds",
+            "--out",
+            "--data",
+            "--text",
+            "--text-tokens",
+            "--config",
+            "--set",
+            "--device",
+        },
         "evaluate": {
             "--data",
             "--sequence-length",
@@ -215,6 +235,9 @@ def test_every_importance_and_reconstruction_runs(
     settings = [part for assignment in chosen for part in ("--set", assignment)]
     result = invoke("prune", small_config.model.name, "--config", config, "--out", tmp_path / "out", *settings)
     assert result.exit_code == 0, result.output
-    choice = json.loads((tmp_path / "out" / "report.json").read_text())["choice"]
-    assert choice["kl_after_sequential"] is None
-    assert not choice["sequential_kept"]
+    choice = Report.model_validate_json((tmp_path / "out" / "report.json").read_text()).choice
+    assert choice.kl_after_sequential is None
+    assert choice.num_finalists == 1
+    with RunStore(tmp_path / "out" / "run.db") as store:
+        best = ranked([Measurement.model_validate_json(record) for record in store.all_measurements()])[0]
+    assert (choice.architecture, choice.kl) == (best.architecture, best.kl), "without it the best measured is taken"

@@ -36,7 +36,9 @@ def test_every_room_has_its_place_in_the_order_of_imports():
     assert rooms - {"secateur.__init__", "secateur.__main__"} == set(layers)
 
 
-@pytest.mark.parametrize("module", ["secateur", "secateur.cli", "secateur.demo", "secateur.errors", "secateur.config"])
+@pytest.mark.parametrize(
+    "module", ["secateur", "secateur.cli", "secateur.demo", "secateur.errors", "secateur.config", "secateur.presets"]
+)
 def test_asking_for_help_loads_no_heavy_library(module):
     heavy = ("torch", "transformers", "lightgbm", "scipy")
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"

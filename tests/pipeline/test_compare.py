@@ -1,0 +1,234 @@
+"""The comparison: every method beside every other, resumable, at one parameter count."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+from secateur.cli import app
+from secateur.comparison import ComparisonFolder, read_comparison, resume_comparison, run_comparison
+from secateur.comparison_plan import ComparisonConfig, plan_cells
+from secateur.config import RunConfig
+from secateur.errors import ConfigError, RunFolderError
+from secateur.presets import PRESETS
+from secateur.report.comparison import Comparison, comparison_markdown, values_of, verdict_lines
+from secateur.runs.progress import Event, StageEnded
+
+METHODS = ("llm-pruner", "flap", "evopress", "secateur")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def compared_config(small_config: RunConfig, text_file: Path) -> ComparisonConfig:
+    base = small_config.model_copy(
+        update={"search": small_config.search.model_copy(update={"measurements": 26, "rounds": 1, "finalists": 2})}
+    )
+    return ComparisonConfig(
+        base=base, methods=METHODS, keeps=(0.7,), seeds=(0, 1), texts={"same": str(text_file)}, text_tokens=640
+    )
+
+
+@pytest.fixture(scope="session")
+def folder(compared_config: ComparisonConfig, tmp_path_factory: pytest.TempPathFactory) -> ComparisonFolder:
+    root = tmp_path_factory.mktemp("compared") / "comparison"
+    run_comparison(compared_config, root)
+    return ComparisonFolder(root)
+
+
+@pytest.fixture(scope="session")
+def comparison(folder: ComparisonFolder) -> Comparison:
+    record = read_comparison(folder)
+    assert record is not None
+    return record
+
+
+@pytest.fixture(scope="session")
+def deep_folder(decoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deep")
+    config = LlamaConfig.from_pretrained(decoder_folder)
+    config.num_hidden_layers = 5
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(decoder_folder).save_pretrained(folder)
+    return folder
+
+
+def without_times(comparison: Comparison) -> list[dict[str, object]]:
+    return [cell.model_dump(exclude={"seconds"}) for cell in sorted(comparison.cells, key=lambda cell: cell.name)]
+
+
+class TestPlan:
+    def test_a_method_is_run_as_published_and_with_the_common_reconstruction_and_without(self, compared_config):
+        _, rows = plan_cells(compared_config)
+        assert rows["evopress"] == {
+            "published": "evolutionary-obs_plain-least_squares",
+            "none": "evolutionary-obs-none",
+            "default": "evolutionary-obs-sequential",
+        }
+
+    def test_a_method_about_the_order_keeps_its_order(self, compared_config):
+        _, rows = plan_cells(compared_config)
+        assert set(rows["llm-pruner"].values()) == {"uniform-taylor-none", "uniform-taylor-sequential"}
+
+    def test_cells_that_come_to_the_same_are_made_once(self, compared_config):
+        plans, rows = plan_cells(compared_config)
+        prefixes = {prefix for variants in rows.values() for prefix in variants.values()}
+        assert len(plans) == len({plan.name for plan in plans}) == 2 * len(prefixes)
+
+    def test_the_papers_pipeline_gets_as_many_measurements_as_others(self, compared_config):
+        config = compared_config.model_copy(update={"methods": ("ji2023",)})
+        plans, _ = plan_cells(config)
+        scale = plans[0].config.paper.scale
+        assert round(400 * scale) + round(125 * scale) + 18 == pytest.approx(26, abs=1)
+
+    def test_all_presets_can_be_planned(self, compared_config):
+        _, rows = plan_cells(compared_config.model_copy(update={"methods": tuple(PRESETS)}))
+        assert set(rows) == set(PRESETS)
+
+    def test_an_unknown_method_suggests_the_nearest(self, compared_config):
+        with pytest.raises(ConfigError, match="did you mean 'evopress'"):
+            plan_cells(compared_config.model_copy(update={"methods": ("evopres",)}))
+
+
+class TestCells:
+    def test_every_cell_has_figures(self, comparison):
+        assert comparison.finished
+        for cell in comparison.cells:
+            assert cell.failure is None
+            assert cell.perplexity is not None
+            assert cell.texts.keys() == {"same"}
+
+    def test_parameter_counts_agree(self, comparison, compared_config):
+        """The band of this small model is wider than the default's 0.3 %."""
+        counts = [cell.decoder_parameters for cell in comparison.cells]
+        ceiling = 0.7 * comparison.dense_decoder_parameters
+        assert max(counts) <= ceiling
+        assert min(counts) >= ceiling * (1 - compared_config.base.budget.band)
+
+    def test_searching_methods_measure_equally_often(self, comparison):
+        counts = {cell.num_measurements for cell in comparison.cells if cell.method in ("secateur", "evolutionary")}
+        assert counts == {26}
+
+    def test_the_best_so_far_never_rises_and_ends_at_the_best(self, comparison):
+        for cell in comparison.cells:
+            assert list(cell.best_so_far) == sorted(cell.best_so_far, reverse=True)
+        searched = [cell for cell in comparison.cells if cell.best_so_far and cell.reconstruction != "sequential"]
+        assert searched
+        for cell in searched:
+            assert cell.best_so_far[-1] == pytest.approx(cell.selection_kl, abs=1e-4)
+
+    def test_seeds_share_their_text(self, comparison):
+        assert len({cell.perplexity.num_windows for cell in comparison.cells}) == 1
+
+    def test_a_budget_that_a_method_cannot_meet_is_a_failed_cell(self, compared_config, deep_folder, tmp_path):
+        """Of five layers LLM-Pruner's middle leaves the first dense, which alone is more than 0.155 of all."""
+        base = compared_config.base
+        base = base.model_copy(update={"model": base.model.model_copy(update={"name": str(deep_folder)})})
+        config = ComparisonConfig(base=base, methods=("llm-pruner-middle", "shortgpt"), keeps=(0.155,), seeds=(0,))
+        compared = run_comparison(config, tmp_path / "low")
+        by_method = {cell.method: cell for cell in compared.cells}
+        assert "leaves 1 of 5 layers dense" in by_method["uniform_middle"].failure
+        assert by_method["block_influence"].perplexity is not None
+        row = next(line for line in comparison_markdown(compared).splitlines() if "middle layers" in line)
+        assert row.count("cannot") == 3
+
+
+class TestOutput:
+    def test_files_are_there(self, folder):
+        assert folder.picture.read_bytes().startswith(b"\x89PNG")
+        assert json.loads(folder.record.read_text())["finished"] is True
+        assert "| EvoPress |" in folder.table.read_text()
+
+    def test_no_path_of_this_machine_gets_into_the_record(self, folder, compared_config):
+        text = folder.record.read_text() + folder.table.read_text()
+        assert str(Path(compared_config.base.model.name).parent) not in text
+
+    def test_verdicts_compare_medians(self, comparison):
+        lines = verdict_lines(comparison)
+        own = sorted(values_of(comparison.of("secateur", "default", 0.7)))
+        assert f"Secateur {sum(own) / 2:.4g}" in lines[0]
+        assert "of uniform LLM-Pruner" in lines[0]
+
+    def test_show_prints_the_table(self, folder):
+        shown = CliRunner().invoke(app, ["show", str(folder.root)])
+        assert shown.exit_code == 0
+        assert "EvoPress" in shown.output
+
+    def test_show_reads_a_cell_like_any_run(self, folder, comparison):
+        cell = next(cell for cell in comparison.cells if cell.method == "secateur")
+        shown = CliRunner().invoke(app, ["show", str(folder.cell(cell.name).root)])
+        assert shown.exit_code == 0, shown.output
+        assert "measured candidates" in shown.output
+
+
+class TestResume:
+    def test_a_finished_comparison_is_not_made_again(self, folder, comparison):
+        def complain(event: Event) -> None:
+            raise AssertionError(f"nothing was to be done, but {event}")
+
+        assert resume_comparison(folder.root, complain) == comparison
+
+    def test_killed_between_cells_it_goes_on_and_ends_the_same(self, compared_config, comparison, tmp_path):
+        root = tmp_path / "killed"
+        config = tmp_path / "config.json"
+        config.write_text(compared_config.model_dump_json())
+        script = (
+            "import os, signal, sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
+            "from secateur.comparison import run_comparison; from secateur.comparison_plan import ComparisonConfig\n"
+            "from secateur.runs.progress import StageEnded\n"
+            "ended = []\n"
+            "def listen(event):\n"
+            "    if isinstance(event, StageEnded):\n"
+            "        ended.append(event)\n"
+            "        if len(ended) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "config = ComparisonConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
+            "run_comparison(config, Path(sys.argv[2]), listen)\n"
+        )
+        completed = subprocess.run(
+            [sys.executable, "-c", script, str(config), str(root)], env=ENVIRONMENT, capture_output=True, check=False
+        )
+        assert completed.returncode == -signal.SIGKILL, completed.stderr.decode()
+        begun = read_comparison(ComparisonFolder(root))
+        assert begun is not None
+        assert 0 < len(begun.cells) < len(comparison.cells)
+        heard: list[Event] = []
+        resumed = resume_comparison(root, heard.append)
+        assert without_times(resumed) == without_times(comparison)
+        assert not {cell.name for cell in begun.cells} & {e.stage for e in heard if isinstance(e, StageEnded)}
+
+    def test_other_settings_in_the_same_folder_are_refused(self, folder, compared_config):
+        with pytest.raises(RunFolderError, match="seeds"):
+            run_comparison(compared_config.model_copy(update={"seeds": (0,)}), folder.root)
+
+    def test_a_folder_with_something_else_is_refused(self, compared_config, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(RunFolderError, match="holds no comparison"):
+            run_comparison(compared_config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "secatur"], "did you mean 'secateur'"),
+        (["--seeds", "one"], "--seeds 'one'"),
+        (["--methods", ","], "names nothing"),
+        (["--text", "wikitext2"], "NAME=FILE"),
+        (["--text", "w=nowhere.txt"], "nowhere.txt"),
+        (["--keep", "1.5"], "share in (0, 1]"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, decoder_folder, text_file, tmp_path):
+    out = tmp_path / "out"
+    command = ["compare", str(decoder_folder), "--data", str(text_file), "--out", str(out)]
+    command += ["--set", "data.sequence_length=32", *arguments]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert not out.exists()

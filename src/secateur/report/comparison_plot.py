@@ -6,7 +6,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from secateur.presets import PRESETS
 from secateur.report.comparison import VARIANTS, Cell, Comparison, values_of
@@ -47,9 +49,7 @@ def _methods(axes: Axes, comparison: Comparison, keep: float, names: bool) -> No
                     middle, position, xerr=spread, fmt=MARKERS[variant], color=COLOURS[variant], capsize=3, ms=6
                 )
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="both", labelsize=8)
+    _plain_ticks(axes.xaxis)
     axes.set_yticks(
         range(len(shown)), [PRESETS[preset].title for preset in shown[::-1]] if names else [""] * len(shown)
     )
@@ -64,12 +64,13 @@ def _methods(axes: Axes, comparison: Comparison, keep: float, names: bool) -> No
 
 
 def _measurements(axes: Axes, comparison: Comparison, keep: float) -> None:
+    """Without reconstruction, where all methods measure the same quantity: the KL of what they would ship."""
     colours = iter(LINES)
     for preset in comparison.methods:
-        curves = [cell.best_so_far for cell in comparison.of(preset, "default", keep) if len(cell.best_so_far) > 1]
+        curves = [cell.best_so_far for cell in comparison.of(preset, "none", keep) if len(cell.best_so_far) > 1]
         if not curves:
             continue
-        cells = comparison.of(preset, "default", keep)
+        cells = comparison.of(preset, "none", keep)
         skipped = max((cell.num_measurements or 0) - len(cell.best_so_far) for cell in cells)
         length = min(map(len, curves))
         stacked = np.array([curve[:length] for curve in curves])
@@ -85,7 +86,7 @@ def _measurements(axes: Axes, comparison: Comparison, keep: float) -> None:
         axes.fill_between(count, stacked.min(0), stacked.max(0), color=colour, alpha=0.12, lw=0)
     axes.set_xlabel("architectures measured")
     axes.set_ylabel("lowest selection KL, nats per token")
-    axes.set_title(f"what measuring buys, same order and reconstruction, {keep:g} kept", fontsize=10)
+    axes.set_title(f"what measuring buys, same order, no reconstruction, {keep:g} kept", fontsize=10)
     axes.grid(alpha=0.25)
     if axes.lines:
         low = min(float(np.min(np.asarray(line.get_ydata()))) for line in axes.lines)
@@ -115,13 +116,21 @@ def _budgets(axes: Axes, comparison: Comparison) -> None:
             label=PRESETS[preset].title,
         )
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _plain_ticks(axes.yaxis)
     axes.axhline(comparison.dense["evaluation"].value, color="grey", lw=1, ls=":")
     axes.set_xlabel("share of decoder parameters kept")
     axes.set_ylabel("perplexity")
     axes.set_title("quality against budget, as published", fontsize=10)
     axes.grid(which="both", alpha=0.25)
     axes.legend(fontsize=8)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Number a logarithmic axis 1, 2, 3, 5, 7, 10, 20, ..."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
+    axis.set_tick_params(labelsize=8)
 
 
 def _published_or_default(comparison: Comparison, preset: str, keep: float) -> list[Cell]:

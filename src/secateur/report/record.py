@@ -30,7 +30,7 @@ class Choice(Record):
         description="which proposal it came from: uniform, additive, neighbour, sampled, predicted, explored, "
         "offspring or allocated"
     )
-    kl: float = Field(description="as measured by slices of the bank, nats per token")
+    kl: float = Field(description="as measured in the search, nats per token")
     kl_after_sequential: float | None = Field(
         description="after sequential reconstruction; null if it was not run, or no finalist gained by it"
     )

@@ -32,7 +32,7 @@ def final_table(report: Report) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(
-            TITLES[row.name],
+            _title(report, row.name),
             f"{row.cost.total_parameters:,}",
             f"{row.parameter_reduction:.1%}",
             f"{row.perplexity.value:.2f}",
@@ -91,6 +91,11 @@ def summary_lines(report: Report) -> list[str]:
         f"{export.class_name}, {export.num_parameters:,} parameters, logits within {export.max_logit_difference:.0e}"
     )
     return lines
+
+
+def _title(report: Report, name: str) -> str:
+    """Name a row; the result of another method than the default by that method."""
+    return report.method if name == "secateur" and report.method != "secateur" else TITLES[name]
 
 
 def _bar(share: float, width: int = 8) -> str:

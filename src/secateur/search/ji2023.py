@@ -101,7 +101,12 @@ def paper_search(
     rng = np.random.default_rng(derive_seed(task.seed, "paper"))
     widest = dict.fromkeys(pruned_modules(shape), RATIOS)
     drawn = np.vstack([tied_ratios(shape, sizes.tied, rng), free_ratios(widest, shape, sizes.free, rng)])
-    pairs = list(dict.fromkeys(tuple(row) for row in widths_of(shape, drawn).tolist()))
+    pairs = dict.fromkeys(tuple(row) for row in widths_of(shape, drawn).tolist())
+    # On a shallow model few tied architectures differ; free ones make up the number.
+    spare = widths_of(shape, free_ratios(widest, shape, 10 * len(drawn), rng)).tolist()
+    for row in map(tuple, spare):
+        if len(pairs) < len(drawn):
+            pairs.setdefault(row)
     probes = task.measure([_candidate(task, widths, "paper") for widths in pairs])
     good = [probe for probe in probes if probe.targets]
     if len(good) < FEWEST_PAIRS:

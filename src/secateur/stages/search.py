@@ -163,6 +163,7 @@ def selection_protocol(run: Run, reconstructed_on: int = 0) -> Protocol:
                 pruning.importance,
                 run.bank_reconstruction,
                 pruning.ridge,
+                pruning.sequential_ridge if reconstructed_on else None,
             ]
         ),
     )

@@ -95,7 +95,10 @@ def rivals(comparison: Comparison, variant: str, keep: float, text: str | None =
 
 
 def comparison_table(comparison: Comparison, keep: float, text: str | None = None) -> Table:
-    """One row per method, one column per variant: median perplexity over seeds, lowest to highest."""
+    """One row per method, one column per variant: median perplexity over seeds, lowest to highest.
+
+    As narrow as a terminal; `comparison_markdown` has the parameter counts as well.
+    """
     dense = comparison.dense[text or "evaluation"]
     title = f"{comparison.model} at {keep:g} of its decoder parameters, {text or 'evaluation set'} ({dense.protocol})"
     table = Table(
@@ -109,12 +112,11 @@ def comparison_table(comparison: Comparison, keep: float, text: str | None = Non
         pad_edge=False,
     )
     table.add_column("method", no_wrap=True)
-    for variant in VARIANTS.values():
-        table.add_column(variant, justify="right", no_wrap=True)
-    table.add_column("kept", justify="right", no_wrap=True)
-    table.add_column("measured", justify="right", no_wrap=True)
-    for row in table_rows(comparison, keep, text):
-        table.add_row(*row, style="bold" if row[0] == PRESETS["secateur"].title else "")
+    for title in ("as\npublished", "same order,\nuntouched", "same order,\nreconstructed", "meas-\nured"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, *figures, _kept, measured in table_rows(comparison, keep, text):
+        narrow = [figure.replace(" to ", "-") for figure in figures]
+        table.add_row(name, *narrow, measured, style="bold" if name == PRESETS["secateur"].title else "")
     return table
 
 

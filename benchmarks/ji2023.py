@@ -45,7 +45,7 @@ NUM_QUESTIONS = 2_000
 
 def accuracy(folder: str, mmlu: str, model_type: str) -> float:
     """Score a model on questions of the evaluation role."""
-    model, tokenizer, _ = load_causal_model(folder, trust_remote_code=True)
+    model, tokenizer, _ = load_causal_model(folder, trust_remote_code=True)  # our own export
     questions = choose_questions(read_questions(mmlu), Role.EVALUATION, NUM_QUESTIONS, seed=0)
     longest = min(model.config.max_position_embeddings, 2_048)
     choices = ChoiceSet.build(questions, tokenizer, longest, 8, model.device)
@@ -58,6 +58,12 @@ def accuracy(folder: str, mmlu: str, model_type: str) -> float:
                 hidden = walk.block(*module_of(module), hidden)
             stream.append(hidden)
     return choices.accuracy(walk, stream)
+
+
+def ppl_128(folder: str, text: str) -> float:
+    return evaluate_perplexity(
+        folder, [text], 128, trust_remote_code=True
+    ).value  # our own export
 
 
 def run_one(arguments: argparse.Namespace, preset: str, seed: int, console: Console) -> dict[str, Any]:
@@ -87,8 +93,8 @@ def run_one(arguments: argparse.Namespace, preset: str, seed: int, console: Cons
             "decoder_parameters": row.cost.decoder_parameters,
             "num_measurements": report.num_measurements,
             "evaluation": row.perplexity.value,
-            "wikitext2": evaluate_perplexity(exported, [arguments.wikitext2[1]], 128, trust_remote_code=True).value,
-            "ptb": evaluate_perplexity(exported, [arguments.ptb[1]], 128, trust_remote_code=True).value,
+            "wikitext2": ppl_128(exported, arguments.wikitext2[1]),
+            "ptb": ppl_128(exported, arguments.ptb[1]),
             "mmlu": accuracy(exported, arguments.mmlu, read_config(arguments.model).model_type),
             "paper": report.paper.model_dump(mode="json") if report.paper else None,
         }

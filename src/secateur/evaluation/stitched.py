@@ -37,7 +37,7 @@ class StitchedModel:
     the next one starts where it first differs. Results do not depend on it; measuring in sorted order is faster.
     """
 
-    def __init__(self, walk: DecoderWalk, bank: WeightBank, reference: "Scorer", cache_bytes: int) -> None:
+    def __init__(self, walk: DecoderWalk, bank: WeightBank, reference: Scorer, cache_bytes: int) -> None:
         self._walk = walk
         self._bank = bank
         self._reference = reference

@@ -27,7 +27,7 @@ class DenseStreams:
     def __init__(
         self, walk: DecoderWalk, calibration: TokenSet, batch_tokens: int, max_tokens: int, cache_bytes: int
     ) -> None:
-        """Args: `max_tokens` of the set are used, whole windows, at least one."""
+        """Take at most `max_tokens` of the set, in whole windows, but one at least."""
         windows = calibration.expect(Role.CALIBRATION).tokens
         length = windows.shape[1]
         chosen = windows[: max(1, max_tokens // length)].to(walk.device)
@@ -38,21 +38,19 @@ class DenseStreams:
         self._fits = state_bytes * (2 * len(walk.layers) + 1) <= cache_bytes
         self._kept: list[list[Tensor]] = []
 
-    @torch.no_grad()
     def __iter__(self) -> Iterator[list[Tensor]]:
         """Give 1 + number of modules streams, each a list of batches."""
-        if self._kept:
-            yield from self._kept
-            return
-        streams = []
+        if self._fits and not self._kept:
+            self._kept = list(self._walked())
+        return iter(self._kept) if self._fits else self._walked()
+
+    @torch.no_grad()
+    def _walked(self) -> Iterator[list[Tensor]]:
         stream = [self._walk.embed(batch) for batch in self.batches]
-        for index in range(2 * len(self._walk.layers) + 1):
-            if index:
-                stream = [self._walk.block(*module_of(index - 1), hidden) for hidden in stream]
-            if self._fits:
-                streams.append(stream)
+        yield stream
+        for index in range(2 * len(self._walk.layers)):
+            stream = [self._walk.block(*module_of(index), hidden) for hidden in stream]
             yield stream
-        self._kept = streams
 
 
 @torch.no_grad()
@@ -61,7 +59,7 @@ def reconstruct_in_sequence(
     walk: DecoderWalk,
     pruned: PreTrainedModel,
     architecture: Architecture,
-    streams: "DenseStreams",
+    streams: DenseStreams,
     ridge: float,
     advance: Callable[[], None] = lambda: None,
 ) -> None:

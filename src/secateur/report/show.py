@@ -11,11 +11,8 @@ from secateur.report.record import Report
 from secateur.report.table import final_table, summary_lines
 from secateur.runs.folder import RunFolder
 from secateur.runs.store import RunStore
-from secateur.search.task import RoundRecord
+from secateur.search.task import PROBES, RoundRecord
 from secateur.space.candidate import Candidate, Measurement
-
-# Origins of what is measured outside the budget.
-PROBES = ("single", "paper")
 
 
 def show_run(root: Path, top: int) -> list[RenderableType]:

@@ -36,7 +36,8 @@ def search_rounds(task: SearchTask) -> Found:
     """
     num_reconstructed = max(FEWEST_PAIRS, round(task.num_measurements * task.reconstructed_share))
     # Each of the two predictors needs its pairs.
-    if task.reconstructed_share == 0 or task.num_measurements < num_reconstructed + FEWEST_PAIRS:
+    both = task.reconstructed_share > 0 and task.num_measurements >= num_reconstructed + FEWEST_PAIRS
+    if task.measure_reconstructed is None or not both:
         num_reconstructed = 0
     num_sliced = task.num_measurements - num_reconstructed
     sliced, rounds = _rounds(

@@ -12,6 +12,9 @@ from secateur.space.candidate import Candidate, Measurement
 from secateur.space.cost import Budget
 from secateur.space.search_space import Levels, SearchSpace
 
+# Origins of what is measured outside the budget, to learn from.
+PROBES = ("single", "paper")
+
 MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
 
 

@@ -13,7 +13,7 @@ from secateur.runs.progress import StageClock, stage_clock
 from secateur.schema import digest
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
-from secateur.search.task import Found, SearchTask
+from secateur.search.task import PROBES, Found, SearchTask
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
 from secateur.space.search_space import SearchSpace
@@ -103,8 +103,8 @@ def paper_sizes(run: Run) -> PaperSizes:
     return PaperSizes().scaled(run.config.paper.scale)
 
 
-def planned_measurements(run: Run) -> int | None:
-    """Say how many measurements the method will make, where that is known before."""
+def planned_measurements(run: Run) -> int:
+    """Say how many measurements the method will make at most."""
     method, search = run.config.search.method, run.config.search
     if method == JI2023:
         sizes = paper_sizes(run)
@@ -189,5 +189,6 @@ def measure_batch(
             measurement = measure_one(candidate.architecture)
             run.store.add_measurement(key, protocol.key, measurement.model_dump_json())
         measured[key] = measurement
-        clock.advance(measurement.kl)
+        # A probe outside the budget is no "best so far".
+        clock.advance(None if candidate.origin in PROBES else measurement.kl)
     return [measured[candidate.architecture.key] for candidate in batch]

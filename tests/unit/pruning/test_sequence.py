@@ -194,6 +194,22 @@ class TestDenseStreams:
         assert len(list(streams)) == len(list(streams)) == 7
         assert len(walked) == computed
 
+    def test_a_reconstruction_leaves_them_kept_for_the_next(self, prepared):
+        """It takes one stream after another and never asks for one more than there are."""
+        walked = []
+
+        class CountingWalk(DecoderWalk):
+            def block(self, layer_index, kind, hidden, weights=None):
+                walked.append((layer_index, kind))
+                return super().block(layer_index, kind, hidden, weights)
+
+        walk = CountingWalk(prepared.dense.model, prepared.dense.family)
+        streams = DenseStreams(walk, prepared.calibration, 10_000, 10_000, 1 << 30)
+        for _ in range(2):
+            pruned = prune(prepared.dense, prepared.bank, CUT)
+            reconstruct_in_sequence(prepared.dense, walk, pruned, CUT, streams, 0.1)
+        assert len(walked) == 6
+
     def test_a_pass_that_was_broken_off_keeps_nothing_half(self, prepared):
         streams = DenseStreams(prepared.walk, prepared.calibration, 36, 10_000, 1 << 30)
         next(iter(streams))

@@ -119,6 +119,11 @@ class TestMeasuringAfterReconstruction:
         assert len(sliced.measured) == num_measurements - expected
         assert found.num_measurements == num_measurements
 
+    def test_without_such_a_reconstruction_all_measurements_are_made_by_slices(self, space, budget):
+        """The share is a setting of every run; a run without reconstruction must not lose it."""
+        task = Problem(smooth, space, budget).task(num_measurements=100, num_rounds=1, reconstructed_share=0.4)
+        assert len(search_rounds(task).measurements) == 100
+
     @pytest.mark.parametrize("num_measurements", [25, 34, 49])
     def test_never_makes_more_measurements_than_were_allowed(self, search_both, num_measurements):
         """Where there are too few for two predictors."""

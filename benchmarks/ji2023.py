@@ -61,9 +61,7 @@ def accuracy(folder: str, mmlu: str, model_type: str) -> float:
 
 
 def ppl_128(folder: str, text: str) -> float:
-    return evaluate_perplexity(
-        folder, [text], 128, trust_remote_code=True
-    ).value  # our own export
+    return evaluate_perplexity(folder, [text], 128, trust_remote_code=True).value  # our own export
 
 
 def run_one(arguments: argparse.Namespace, preset: str, seed: int, console: Console) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from secateur.errors import RunFolderError, SecateurError
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.perplexity import Perplexity, perplexity, window_losses
 from secateur.evaluation.stitched import score_model
-from secateur.inputs import Inputs, define_limits, load_inputs, load_paper_targets
+from secateur.inputs import Inputs, check_unchanged, define_limits, load_inputs, load_paper_targets
 from secateur.pruning.bank import WeightBank
 from secateur.pruning.calibration import ModuleStatistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER
@@ -92,6 +92,11 @@ class Bench:
     statistics: list[ModuleStatistics] = field(default_factory=list)
     banks: "OrderedDict[object, WeightBank]" = field(default_factory=OrderedDict)
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the model and all text."""
+        return self.inputs.fingerprints | {name: tokens.fingerprint for name, tokens in self.texts.items()}
+
     def bank(self, key: object, build: Callable[[], WeightBank]) -> WeightBank:
         """Give the bank of a key; the one that has waited longest makes room."""
         if key not in self.banks:
@@ -116,6 +121,8 @@ def run_comparison(config: ComparisonConfig, root: Path, listener: Listener = si
     plans, rows = plan_cells(config)
     with stage_clock("load", listener) as clock:
         bench = load_bench(config, folder, listener)
+        if known is not None:
+            check_unchanged(root, known.fingerprints, bench.fingerprints)
         clock.note = f"{bench.inputs.summary}; {len(plans)} cells"
     root.mkdir(parents=True, exist_ok=True)
     with RunFolder(root).held():
@@ -227,7 +234,7 @@ def begin(config: ComparisonConfig, bench: Bench, rows: dict[str, dict[str, str]
         settings=public.model_dump(mode="json", exclude={"seed", "budget", "baselines", "export"}),
         num_tokens={str(role): tokens.num_tokens for role, tokens in inputs.sets.items()}
         | {name: tokens.num_tokens for name, tokens in bench.texts.items()},
-        fingerprints=inputs.fingerprints | {name: tokens.fingerprint for name, tokens in bench.texts.items()},
+        fingerprints=bench.fingerprints,
         methods=config.methods,
         keeps=config.keeps,
         seeds=config.seeds,

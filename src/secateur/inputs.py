@@ -1,5 +1,6 @@
 """What a run starts from, loaded and checked before anything is written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,24 @@ def check_folder(folder: RunFolder, config: RunConfig) -> None:
             )
     elif folder.root.is_dir() and any(not path.name.startswith(".") for path in folder.root.iterdir()):
         raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
+
+
+def check_unchanged(root: Path, known: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Refuse to go on with other data than the folder was begun with.
+
+    Args:
+        known: Fingerprints from the beginning, by name.
+        found: Those of what was loaded now.
+
+    Raises:
+        RunFolderError: They differ; says which.
+    """
+    changed = [name for name, fingerprint in found.items() if known.get(name) != fingerprint]
+    if changed:
+        raise RunFolderError(
+            f"{root} was begun with other data: {', '.join(changed)} changed since; "
+            "bring the files back or choose another --out folder"
+        )
 
 
 def searchable_budget(space: SearchSpace, budget: Budget, seed: int) -> Budget:

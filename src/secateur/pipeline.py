@@ -12,7 +12,7 @@ from pathlib import Path
 
 from secateur.config import RunConfig, build_config, read_yaml, to_yaml, without_folders
 from secateur.errors import RunFolderError
-from secateur.inputs import check_folder, load_inputs
+from secateur.inputs import check_folder, check_unchanged, load_inputs
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
 from secateur.report.rows import excess_log_perplexity_left
 from secateur.runs.folder import RunFolder, written_whole
@@ -86,12 +86,8 @@ def remember_inputs(run: Run, load_seconds: float) -> None:
     known = run.store.stage("load")
     if known is None:
         run.store.end_stage("load", load_seconds, run.inputs.fingerprints)
-    elif known.payload != run.inputs.fingerprints:
-        changed = [name for name, value in run.inputs.fingerprints.items() if known.payload.get(name) != value]
-        raise RunFolderError(
-            f"{run.folder.root} was begun with other data: {', '.join(changed)} changed since; "
-            "bring the files back or choose another --out folder"
-        )
+    else:
+        check_unchanged(run.folder.root, known.payload, run.inputs.fingerprints)
 
 
 def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Choice, export: ExportRecord) -> Report:

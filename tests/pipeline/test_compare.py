@@ -203,6 +203,21 @@ class TestResume:
         assert without_times(resumed) == without_times(comparison)
         assert not {cell.name for cell in begun.cells} & {e.stage for e in heard if isinstance(e, StageEnded)}
 
+    def test_changed_text_is_noticed_on_resume(self, compared_config, text_file, tmp_path):
+        text = tmp_path / "own.txt"
+        text.write_text(text_file.read_text())
+        config = compared_config.model_copy(update={"texts": {"own": str(text)}, "methods": ("llm-pruner", "flap")})
+
+        def interrupt(event: Event) -> None:
+            if isinstance(event, StageEnded) and "keep" in event.stage and (tmp_path / "out/comparison.json").is_file():
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_comparison(config, tmp_path / "out", interrupt)
+        text.write_text(text.read_text().replace("the", "a"))
+        with pytest.raises(RunFolderError, match=r": own changed since"):
+            resume_comparison(tmp_path / "out")
+
     def test_other_settings_in_the_same_folder_are_refused(self, folder, compared_config):
         with pytest.raises(RunFolderError, match="seeds"):
             run_comparison(compared_config.model_copy(update={"seeds": (0,)}), folder.root)

@@ -16,7 +16,7 @@ from secateur.cli import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
-from secateur.evaluation.stitched import StitchedModel, as_measurement, score_model
+from secateur.evaluation.stitched import StitchedModel, measure, score_model
 from secateur.inputs import load_inputs
 from secateur.predictor.quality import rank_correlation
 from secateur.pruning.bank import build_bank
@@ -52,15 +52,15 @@ def correlations(model: str, data: list[str], keep: float, seed: int) -> dict[st
         bank="",
     )
 
-    def measure(batch: list[Candidate]) -> list[Measurement]:
-        return [as_measurement(c.architecture, protocol, stitched.score(c.architecture), {}, 0.0) for c in batch]
+    def measure_batch(batch: list[Candidate]) -> list[Measurement]:
+        return [measure(stitched, candidate.architecture, protocol) for candidate in batch]
 
     found = search_rounds(
         SearchTask(
             space=inputs.space,
             budget=inputs.budget,
             errors=[bank.errors(module) for module in range(inputs.space.num_modules)],
-            measure=measure,
+            measure=measure_batch,
             num_measurements=NUM_MEASUREMENTS,
             num_rounds=config.search.rounds,
             initial_share=config.search.initial_share,

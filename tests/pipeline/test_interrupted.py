@@ -141,6 +141,8 @@ def test_ctrl_c_says_how_to_go_on(small_config: RunConfig, tmp_path: Path) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are needed for it
     )
     deadline = time.monotonic() + 120
     while not (root / "run.db").exists() or num_measured(root) < 3:

@@ -91,6 +91,10 @@ def compare_command(
         list[str] | None, typer.Option("--set", help="section.field=value for all methods; may be given several times.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
+    join: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a comparison with the same settings whose cells are taken over; several times."),
+    ] = None,
 ) -> None:
     """Run the field's methods side by side on MODEL: same text, parameter count and number of measurements."""
     with user_errors():
@@ -115,7 +119,7 @@ def compare_command(
         chosen = ComparisonConfig(
             base=base, methods=names, keeps=keeps, seeds=seed_values, texts=texts, text_tokens=text_tokens
         )
-        compare_and_print(root, lambda listener: run_comparison(chosen, root, listener))
+        compare_and_print(root, lambda listener: run_comparison(chosen, root, listener, join or ()))
 
 
 @app.command("resume")
@@ -141,7 +145,7 @@ def show_command(
 
         if (folder / "comparison.yaml").is_file():
             quiet_libraries()
-            from secateur.comparison import ComparisonFolder, read_comparison
+            from secateur.comparison_folder import ComparisonFolder, read_comparison
 
             print_comparison(Console(), read_comparison(ComparisonFolder(folder)))
             return

@@ -17,13 +17,20 @@ from pathlib import Path
 
 import torch
 import yaml
-from pydantic import ValidationError
 from transformers import PreTrainedModel
 
+from secateur.comparison_folder import (
+    ComparisonFolder,
+    cells_of,
+    check_folder,
+    copy_cell,
+    read_comparison,
+    read_config,
+)
 from secateur.comparison_plan import TEXT_LENGTH, ComparisonConfig, Plan, cell_config, plan_cells
-from secateur.config import RunConfig, differing_fields, read_yaml, to_yaml, without_folders
+from secateur.config import RunConfig, to_yaml, without_folders
 from secateur.data import Role, TokenSet, perplexity_windows, read_rows
-from secateur.errors import RunFolderError, SecateurError
+from secateur.errors import SecateurError
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.perplexity import Perplexity, perplexity, window_losses
 from secateur.evaluation.stitched import score_model
@@ -48,36 +55,6 @@ from secateur.stages.search import planned_measurements, search_stage
 
 # Banks that stay in memory: the common order with and without reconstruction, and a method's own.
 KEPT_BANKS = 3
-
-
-class ComparisonFolder:
-    """Paths inside the folder of a comparison."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @property
-    def config(self) -> Path:
-        return self.root / "comparison.yaml"
-
-    @property
-    def record(self) -> Path:
-        return self.root / "comparison.json"
-
-    @property
-    def table(self) -> Path:
-        return self.root / "comparison.md"
-
-    @property
-    def picture(self) -> Path:
-        return self.root / "comparison.png"
-
-    def cell(self, name: str) -> RunFolder:
-        return RunFolder(self.root / "cells" / name)
-
-    @property
-    def holds_a_comparison(self) -> bool:
-        return self.config.is_file()
 
 
 @dataclass
@@ -107,8 +84,14 @@ class Bench:
         return self.banks[key]
 
 
-def run_comparison(config: ComparisonConfig, root: Path, listener: Listener = silent) -> Comparison:
+def run_comparison(
+    config: ComparisonConfig, root: Path, listener: Listener = silent, join: Sequence[Path] = ()
+) -> Comparison:
     """Compare methods, or go on with a comparison that was interrupted in the same folder.
+
+    Args:
+        join: Folders of other comparisons with the same settings and data, whose cells are taken over: seeds may be
+            run by several processes, or on several machines.
 
     Raises:
         InputError: The model, the text, a budget or the folder cannot be used; nothing was written.
@@ -124,11 +107,14 @@ def run_comparison(config: ComparisonConfig, root: Path, listener: Listener = si
         if known is not None:
             check_unchanged(root, known.fingerprints, bench.fingerprints)
         clock.note = f"{bench.inputs.summary}; {len(plans)} cells"
+    comparison = known or begin(config, bench, rows)
+    joined = [(ComparisonFolder(other), cells_of(other, config, comparison)) for other in join]
     root.mkdir(parents=True, exist_ok=True)
     with RunFolder(root).held():
         with written_whole(folder.config) as path:
             path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        comparison = known or begin(config, bench, rows)
+        for other, cells in joined:
+            comparison = take_over(comparison, plans, folder, other, cells)
         done = {cell.name for cell in comparison.cells}
         for seed in config.seeds:
             pending = [plan for plan in plans if plan.config.seed == seed and plan.name not in done]
@@ -154,49 +140,6 @@ def resume_comparison(root: Path, listener: Listener = silent) -> Comparison:
         RunFolderError: The folder holds no comparison, or one of another version.
     """
     return run_comparison(read_config(ComparisonFolder(root)), root, listener)
-
-
-def read_config(folder: ComparisonFolder) -> ComparisonConfig:
-    """Read what a comparison was begun with.
-
-    Raises:
-        RunFolderError: Another version wrote it.
-    """
-    try:
-        return ComparisonConfig.model_validate(read_yaml(folder.config))
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise RunFolderError(
-            f"{folder.config} was written by another version ({where}); choose another --out"
-        ) from error
-
-
-def read_comparison(folder: ComparisonFolder) -> Comparison | None:
-    """Read what a comparison has found so far; None before its first cell."""
-    return Comparison.model_validate_json(folder.record.read_text()) if folder.record.is_file() else None
-
-
-def check_folder(folder: ComparisonFolder, config: ComparisonConfig) -> None:
-    """Refuse a folder that is a file, holds something else, or belongs to another comparison."""
-    root = folder.root
-    if root.exists() and not root.is_dir():
-        raise RunFolderError(f"{root} is a file; --out needs a folder")
-    if not folder.holds_a_comparison:
-        if root.is_dir() and any(not path.name.startswith(".") for path in root.iterdir()):
-            raise RunFolderError(f"{root} is not empty and holds no comparison; choose another --out folder")
-        return
-    begun = read_config(folder)
-    if begun != config:
-        names = [name for name in ComparisonConfig.model_fields if name != "base"]
-        differing = differing_fields(begun.base, config.base) + [
-            f"{name}: {getattr(begun, name)!r} != {getattr(config, name)!r}"
-            for name in names
-            if getattr(begun, name) != getattr(config, name)
-        ]
-        raise RunFolderError(
-            f"{root} belongs to another comparison: {'; '.join(differing)}; choose another --out folder, or go on with "
-            f"that one by `secateur resume {root}`"
-        )
 
 
 def load_bench(config: ComparisonConfig, folder: ComparisonFolder, listener: Listener) -> Bench:
@@ -242,6 +185,23 @@ def begin(config: ComparisonConfig, bench: Bench, rows: dict[str, dict[str, str]
         dense_decoder_parameters=inputs.dense.shape.decoder_parameters,
         rows=rows,
     )
+
+
+def take_over(
+    comparison: Comparison,
+    plans: Sequence[Plan],
+    folder: ComparisonFolder,
+    other: ComparisonFolder,
+    cells: Sequence[Cell],
+) -> Comparison:
+    """Add those of another comparison's cells that are planned and not made yet, and their folders."""
+    missing = {plan.name for plan in plans} - {cell.name for cell in comparison.cells}
+    taken = [cell for cell in cells if cell.name in missing]
+    for cell in taken:
+        copy_cell(cell.name, other, folder)
+    comparison = comparison.model_copy(update={"cells": (*comparison.cells, *taken)})
+    write(folder, comparison)
+    return comparison
 
 
 def calibrate_seed(bench: Bench, plans: Sequence[Plan]) -> None:

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from secateur.cli import app
-from secateur.comparison import ComparisonFolder, read_comparison, resume_comparison, run_comparison
+from secateur.comparison import resume_comparison, run_comparison
+from secateur.comparison_folder import ComparisonFolder, read_comparison
 from secateur.comparison_plan import ComparisonConfig, plan_cells
 from secateur.config import RunConfig
 from secateur.errors import ConfigError, RunFolderError
@@ -47,6 +48,13 @@ def comparison(folder: ComparisonFolder) -> Comparison:
     record = read_comparison(folder)
     assert record is not None
     return record
+
+
+@pytest.fixture(scope="session")
+def one_seed(compared_config: ComparisonConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("seed") / "1"
+    run_comparison(compared_config.model_copy(update={"seeds": (1,)}), root)
+    return root
 
 
 @pytest.fixture(scope="session")
@@ -226,6 +234,41 @@ class TestResume:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(RunFolderError, match="holds no comparison"):
             run_comparison(compared_config, tmp_path)
+
+
+class TestJoin:
+    """Seeds may be run by several processes, or on several machines, and joined."""
+
+    def test_joined_cells_are_what_one_process_makes_and_are_not_made_again(
+        self, compared_config, comparison, one_seed, tmp_path
+    ):
+        heard: list[Event] = []
+        joined = run_comparison(compared_config, tmp_path / "all", heard.append, [one_seed])
+        assert without_times(joined) == without_times(comparison)
+        assert joined.finished
+        assert not [e.stage for e in heard if isinstance(e, StageEnded) and e.stage.endswith("seed-1")]
+
+    def test_the_folders_of_joined_cells_come_along(self, compared_config, one_seed, tmp_path):
+        config = compared_config.model_copy(update={"seeds": (1,), "methods": ("flap", "secateur")})
+        joined = run_comparison(config, tmp_path / "all", join=[one_seed])
+        assert {cell.method for cell in joined.cells} == {"global_threshold", "secateur"}
+        for cell in joined.cells:
+            assert CliRunner().invoke(app, ["show", str(tmp_path / "all" / "cells" / cell.name)]).exit_code == 0
+
+    def test_other_settings_are_refused_and_nothing_is_written(self, compared_config, one_seed, tmp_path):
+        base = compared_config.base
+        other = base.model_copy(update={"search": base.search.model_copy(update={"rounds": 2})})
+        with pytest.raises(RunFolderError, match=r"differs in search.rounds: 1 != 2"):
+            run_comparison(compared_config.model_copy(update={"base": other}), tmp_path / "all", join=[one_seed])
+        assert not (tmp_path / "all").exists()
+
+    def test_other_text_is_refused(self, compared_config, one_seed, tmp_path):
+        with pytest.raises(RunFolderError, match="differs in fingerprints"):
+            run_comparison(compared_config.model_copy(update={"text_tokens": 320}), tmp_path / "all", join=[one_seed])
+
+    def test_a_folder_without_a_comparison_is_refused(self, compared_config, tmp_path):
+        with pytest.raises(RunFolderError, match="--join needs"):
+            run_comparison(compared_config, tmp_path / "all", join=[tmp_path])
 
 
 @pytest.mark.parametrize(

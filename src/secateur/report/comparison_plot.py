@@ -18,26 +18,36 @@ COLOURS = {"published": "#D55E00", "none": "#56B4E9", "default": "#0072B2"}
 MARKERS = {"published": "s", "none": "^", "default": "o"}
 LINES = ("#000000", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 OWN = "#0072B2"
+COLUMNS = 2
+# The budget that published results have in common, for the panel that has room for one.
+USUAL_KEEP = 0.8
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
     """Write the picture; the format is that of the path's ending."""
     keeps = comparison.keeps
-    width = 5.6 * len(keeps)
-    figure = Figure(figsize=(max(width, 11.0), 11.0), layout="constrained")
-    parts = figure.subfigures(2, 1, height_ratios=[3, 2], squeeze=False)
+    columns = min(len(keeps), COLUMNS)
+    rows = -(-len(keeps) // columns)
+    figure = Figure(figsize=(13.0, 6.0 * rows + 4.5), layout="constrained")
+    parts = figure.subfigures(2, 1, height_ratios=[6 * rows, 4.5], squeeze=False)
     above, below = parts[0, 0], parts[1, 0]
-    for axes, keep in zip(above.subplots(1, len(keeps), squeeze=False)[0], keeps, strict=True):
-        _methods(axes, comparison, keep, names=keep == keeps[0])
+    panels = above.subplots(rows, columns, squeeze=False).ravel()
+    for number, axes in enumerate(panels):
+        if number < len(keeps):
+            _methods(axes, comparison, keeps[number], names=number % columns == 0, legend=number == 0)
+        else:
+            axes.set_visible(False)
     left, right = below.subplots(1, 2)
-    _measurements(left, comparison, keeps[0])
+    _measurements(left, comparison, min(keeps, key=lambda keep: abs(keep - USUAL_KEEP)))
     _budgets(right, comparison)
-    above.suptitle(f"{comparison.model}: perplexity on the evaluation set, {len(comparison.seeds)} seeds")
+    count = len(comparison.seeds)
+    seeds = "1 seed" if count == 1 else f"median and range of {count} seeds"
+    above.suptitle(f"{comparison.model}: perplexity on the evaluation set, {seeds}")
     with mpl.rc_context({"svg.hashsalt": "secateur"}):
         figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
 
 
-def _methods(axes: Axes, comparison: Comparison, keep: float, names: bool) -> None:
+def _methods(axes: Axes, comparison: Comparison, keep: float, names: bool, legend: bool) -> None:
     shown = [preset for preset in comparison.methods if any(comparison.of(preset, v, keep) for v in VARIANTS)]
     for position, preset in enumerate(shown[::-1]):
         for variant in VARIANTS:
@@ -57,7 +67,7 @@ def _methods(axes: Axes, comparison: Comparison, keep: float, names: bool) -> No
     axes.grid(axis="x", which="both", alpha=0.25)
     axes.set_title(f"{keep:g} kept")
     axes.set_xlabel("perplexity (dotted: dense)")
-    if names:
+    if legend:
         for variant, title in VARIANTS.items():
             axes.plot([], [], MARKERS[variant], color=COLOURS[variant], label=title)
         axes.legend(fontsize=8, loc="lower right")

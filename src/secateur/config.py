@@ -92,6 +92,9 @@ class SearchConfig(Record):
         "block_influence",
     ] = Field("secateur", description="the last four measure nothing; `paper` has settings of ji2023")
     measurements: int = Field(160, ge=25, description="architectures measured in all")
+    predictor: Literal["auto", "gaussian_process", "trees"] = Field(
+        "auto", description="auto = the one that ranks best in cross-validation, each round"
+    )
     rounds: int = Field(8, ge=1, description="fits of the predictor, each followed by a batch that it proposes")
     initial_share: float = Field(0.35, gt=0, lt=1, description="share of the measurements made before the first fit")
     reconstructed_share: float = Field(

@@ -1,11 +1,13 @@
 """How well a predictor ranks, told apart from what anyone could say without it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import kendalltau
 from sklearn.model_selection import KFold
 
-from secateur.predictor.trees import fit_trees
 from secateur.schema import Record
 
 NUM_FOLDS = 5
@@ -15,12 +17,14 @@ class PredictorQuality(Record):
     """Rank correlation with measurements inside the budget band.
 
     Attributes:
+        predictor: Which one was judged.
         num_pairs: Measured architectures that it was judged on.
         kendall_tau: Of out-of-fold predictions.
         kendall_tau_reduction_only: Of a predictor that knows the parameter count alone: larger is better.
         kendall_tau_error_only: Of the summed reconstruction error, which needs no measurement.
     """
 
+    predictor: str
     num_pairs: int
     kendall_tau: float
     kendall_tau_reduction_only: float
@@ -28,22 +32,26 @@ class PredictorQuality(Record):
 
 
 def cross_validate(
+    name: str,
+    fit: Callable[..., Any],
     features: Float[np.ndarray, "pairs features"],
     kl: Float[np.ndarray, " pairs"],
     parameters: Float[np.ndarray, " pairs"],
     monotone: tuple[int, ...],
     seed: int,
 ) -> PredictorQuality:
-    """Judge trees on pairs that they were not fitted on, all of them inside the budget band.
+    """Judge a predictor on pairs that it was not fitted on, all of them inside the budget band.
 
     Args:
+        fit: Called with features, KL, `monotone` and `seed`; gives what has `predict`.
         parameters: Decoder parameters of each architecture.
     """
     predicted = np.zeros(len(kl))
     for fitted, held_out in KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(features):
-        predictor = fit_trees(features[fitted], kl[fitted], monotone, seed)
+        predictor = fit(features[fitted], kl[fitted], monotone, seed)
         predicted[held_out] = predictor.predict(features[held_out])
     return PredictorQuality(
+        predictor=name,
         num_pairs=len(kl),
         kendall_tau=rank_correlation(predicted, kl),
         kendall_tau_reduction_only=rank_correlation(-parameters, kl),

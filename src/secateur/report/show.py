@@ -50,7 +50,15 @@ def _stages(store: RunStore) -> Table:
 
 def _rounds(store: RunStore) -> Table:
     table = _table("predictor, cross-validated at the budget (Kendall tau)")
-    for title in ("round", "pairs", "tau", "parameter count alone", "reconstruction error alone", "best KL after"):
+    for title in (
+        "round",
+        "predictor",
+        "pairs",
+        "tau",
+        "parameter count alone",
+        "reconstruction error alone",
+        "best KL after",
+    ):
         table.add_column(title, justify="right")
     for row in store.stages():
         if row.name.startswith("round "):
@@ -58,6 +66,7 @@ def _rounds(store: RunStore) -> Table:
             quality = record.quality
             table.add_row(
                 str(record.round),
+                quality.predictor.replace("_", " "),
                 str(quality.num_pairs),
                 f"{quality.kendall_tau:.3f}",
                 f"{quality.kendall_tau_reduction_only:.3f}",

@@ -73,9 +73,10 @@ def summary_lines(report: Report) -> list[str]:
     if report.rounds:
         quality = report.rounds[-1].quality
         lines.append(
-            f"predictor: Kendall tau {quality.kendall_tau:.2f} at the budget, cross-validated on {quality.num_pairs} "
-            f"pairs (parameter count alone {quality.kendall_tau_reduction_only:.2f}, "
-            f"reconstruction error alone {quality.kendall_tau_error_only:.2f})"
+            f"predictor ({quality.predictor.replace('_', ' ')}): Kendall tau {quality.kendall_tau:.2f} at the budget, "
+            f"cross-validated on {quality.num_pairs} pairs (parameter count alone "
+            f"{quality.kendall_tau_reduction_only:.2f}, reconstruction error alone "
+            f"{quality.kendall_tau_error_only:.2f})"
         )
     if report.paper:
         paper = report.paper.quality

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from secateur.errors import SecateurError
-from secateur.predictor.quality import PredictorQuality, cross_validate
-from secateur.predictor.trees import fit_trees
+from secateur.predictor.choice import fit_predictor
+from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.search.propose import initial_candidates, predicted_candidates
 from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
@@ -98,8 +98,7 @@ def _one_round(
     features = table.features(levels)
     parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in levels.tolist()])
     fit_seed = derive_seed(task.seed, "fit", number)
-    quality = cross_validate(features, kl, parameters, table.monotone, fit_seed)
-    predictor = fit_trees(features, kl, table.monotone, fit_seed)
+    predictor, quality = fit_predictor(task.predictor, features, kl, parameters, table.monotone, fit_seed)
     failed = [space.levels(measurement.architecture) for measurement in measured if measurement.kl is None]
     batch = predicted_candidates(
         task,

@@ -38,7 +38,7 @@ class SearchTask:
         measure: Measures candidates by slices of the bank and gives measurements in the same order.
         measure_reconstructed: The same after sequential reconstruction, where the run has it.
         num_measurements: How many may be made in all, of both kinds.
-        num_rounds, initial_share, reconstructed_share: Of the predictor's search (`search_rounds`).
+        num_rounds, initial_share, reconstructed_share, predictor: Of the predictor's search (`search_rounds`).
         end_round: Called after each round of it.
     """
 
@@ -53,6 +53,7 @@ class SearchTask:
     end_round: Callable[[RoundRecord], None] = lambda _record: None
     measure_reconstructed: MeasureBatch | None = None
     reconstructed_share: float = 0.0
+    predictor: str = "auto"
 
     def candidate(self, levels: Levels, origin: str, round_number: int = 0) -> Candidate:
         return Candidate(

@@ -43,6 +43,7 @@ def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
             num_measurements=search.measurements,
             num_rounds=search.rounds,
             initial_share=search.initial_share,
+            predictor=search.predictor,
             seed=run.config.seed,
             end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),
         )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from secateur.predictor.quality import cross_validate, rank_correlation
+from secateur.predictor.trees import fit_trees
 
 MONOTONE = (-1, -1, -1, 1, 1, 1)
 
@@ -29,7 +30,7 @@ def test_order_is_all_that_counts():
 
 def test_a_predictor_that_learns_something_says_so():
     features, kl, parameters = pairs(80, noise=0.0)
-    quality = cross_validate(features, kl, parameters, MONOTONE, seed=0)
+    quality = cross_validate("trees", fit_trees, features, kl, parameters, MONOTONE, seed=0)
     assert quality.num_pairs == 80
     assert quality.kendall_tau > 0.75
     assert quality.kendall_tau > quality.kendall_tau_error_only
@@ -43,7 +44,7 @@ def test_a_predictor_that_learns_something_says_so():
 def test_noise_gives_no_confidence(seed):
     rng = np.random.default_rng(seed)
     features, _, parameters = pairs(100, noise=0.0, seed=seed)
-    quality = cross_validate(features, rng.lognormal(size=100), parameters, MONOTONE, seed=seed)
+    quality = cross_validate("trees", fit_trees, features, rng.lognormal(size=100), parameters, MONOTONE, seed=seed)
     assert abs(quality.kendall_tau) < 0.25
 
 
@@ -51,12 +52,14 @@ def test_pairs_are_judged_by_predictors_that_have_not_seen_them():
     """Kept ratios that are unique to each pair could be learned by heart; held-out pairs show that they were not."""
     features, _, parameters = pairs(60, noise=0.0)
     kl = np.random.default_rng(9).lognormal(size=60)
-    quality = cross_validate(features, kl, parameters, MONOTONE, seed=0)
+    quality = cross_validate("trees", fit_trees, features, kl, parameters, MONOTONE, seed=0)
     assert quality.kendall_tau < 0.3
 
 
 def test_the_seed_decides_the_folds():
     features, kl, parameters = pairs(50, noise=0.5)
-    one, two, other = (cross_validate(features, kl, parameters, MONOTONE, seed=seed) for seed in (0, 0, 1))
+    one, two, other = (
+        cross_validate("trees", fit_trees, features, kl, parameters, MONOTONE, seed=seed) for seed in (0, 0, 1)
+    )
     assert one == two
     assert one != other

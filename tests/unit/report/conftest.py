@@ -36,7 +36,7 @@ def report(prepared):
         )
 
     quality = PredictorQuality(
-        num_pairs=56, kendall_tau=0.81, kendall_tau_reduction_only=0.12, kendall_tau_error_only=0.53
+        predictor="trees", num_pairs=56, kendall_tau=0.81, kendall_tau_reduction_only=0.12, kendall_tau_error_only=0.53
     )
     return Report(
         secateur="0.1.0",

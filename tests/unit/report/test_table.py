@@ -38,7 +38,7 @@ def test_the_architecture_is_shown_layer_by_layer(report):
 def test_the_summary_says_what_was_gained_and_how_well_the_predictor_ranks(report):
     gain, predictor, export = summary_lines(report)
     assert gain.startswith("perplexity is 0.50 of uniform; 50% of its excess log-perplexity")
-    assert "Kendall tau 0.81 at the budget, cross-validated on 56 pairs" in predictor
+    assert "predictor (trees): Kendall tau 0.81 at the budget, cross-validated on 56 pairs" in predictor
     assert "parameter count alone 0.12" in predictor
     assert "reconstruction error alone 0.53" in predictor
     assert "56 architectures measured" in export

@@ -93,7 +93,9 @@ def compare_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
     join: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a comparison with the same settings whose cells are taken over; several times."),
+        typer.Option(
+            help="A comparison with the same settings whose cells are taken over, its folder or JSON; several times."
+        ),
     ] = None,
 ) -> None:
     """Run the field's methods side by side on MODEL: same text, parameter count and number of measurements."""

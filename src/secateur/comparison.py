@@ -90,8 +90,8 @@ def run_comparison(
     """Compare methods, or go on with a comparison that was interrupted in the same folder.
 
     Args:
-        join: Folders of other comparisons with the same settings and data, whose cells are taken over: seeds may be
-            run by several processes, or on several machines.
+        join: Other comparisons with the same settings and data, whose cells are taken over, each a folder or its
+            `comparison.json`: seeds may be run by several processes, or on several machines.
 
     Raises:
         InputError: The model, the text, a budget or the folder cannot be used; nothing was written.
@@ -108,7 +108,7 @@ def run_comparison(
             check_unchanged(root, known.fingerprints, bench.fingerprints)
         clock.note = f"{bench.inputs.summary}; {len(plans)} cells"
     comparison = known or begin(config, bench, rows)
-    joined = [(ComparisonFolder(other), cells_of(other, config, comparison)) for other in join]
+    joined = [(ComparisonFolder(other), cells_of(other, comparison)) for other in join]
     root.mkdir(parents=True, exist_ok=True)
     with RunFolder(root).held():
         with written_whole(folder.config) as path:
@@ -174,7 +174,9 @@ def begin(config: ComparisonConfig, bench: Bench, rows: dict[str, dict[str, str]
         },
         model=public.model.name,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=public.model_dump(mode="json", exclude={"seed", "budget", "baselines", "export"}),
+        settings=public.model_dump(
+            mode="json", exclude={"seed": True, "budget": {"keep"}, "baselines": True, "export": True}
+        ),
         num_tokens={str(role): tokens.num_tokens for role, tokens in inputs.sets.items()}
         | {name: tokens.num_tokens for name, tokens in bench.texts.items()},
         fingerprints=bench.fingerprints,

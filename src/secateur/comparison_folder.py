@@ -6,10 +6,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from secateur.comparison_plan import ComparisonConfig
-from secateur.config import differing_fields, read_yaml, without_folders
+from secateur.config import differences, differing_fields, read_yaml
 from secateur.errors import RunFolderError
 from secateur.report.comparison import Cell, Comparison
 from secateur.runs.folder import RunFolder
+
+# Settings that no other method reads.
+OWN_METHOD = "secateur"
+OWN_SETTINGS = frozenset(
+    f"search.{name}" for name in ("predictor", "rounds", "initial_share", "reconstructed_share", "reconstructed_tokens")
+)
 
 
 class ComparisonFolder:
@@ -85,26 +91,37 @@ def check_folder(folder: ComparisonFolder, config: ComparisonConfig) -> None:
         )
 
 
-def cells_of(other: Path, config: ComparisonConfig, comparison: Comparison) -> list[Cell]:
+def cells_of(other: Path, comparison: Comparison) -> list[Cell]:
     """Give the cells that another comparison has made, if it is one of the same: seeds, budgets and methods may differ.
 
+    Where nothing differs but settings that only Secateur's own method reads, those are all cells but Secateur's.
+
     Args:
-        comparison: The one that takes them over, made with `config`.
+        other: Its folder, or the `comparison.json` alone.
+        comparison: The one that takes them over.
 
     Raises:
-        RunFolderError: The folder holds no comparison, or one with other settings, data or versions.
+        RunFolderError: There is no comparison, or one with other settings, data or versions.
     """
-    folder = ComparisonFolder(other)
-    record = read_comparison(folder) if folder.holds_a_comparison else None
+    record = read_comparison(ComparisonFolder(other)) if other.is_dir() else _read_record(other)
     if record is None:
         raise RunFolderError(f"{other} holds no comparison with cells; --join needs the --out of another comparison")
-    differing = differing_fields(without_folders(read_config(folder).base), without_folders(config.base))
-    for name in ("secateur", "versions", "fingerprints"):
+    differing = differences(record.settings, comparison.settings)
+    others = [text for name, text in differing.items() if name not in OWN_SETTINGS]
+    for name in ("secateur", "model", "versions", "fingerprints"):
         theirs, ours = getattr(record, name), getattr(comparison, name)
-        differing += [f"{name}: {theirs!r} != {ours!r}"] if theirs != ours else []
-    if differing:
-        raise RunFolderError(f"{other} cannot be joined, it differs in {'; '.join(differing)}; make its cells again")
-    return list(record.cells)
+        others += [f"{name}: {theirs!r} != {ours!r}"] if theirs != ours else []
+    if others:
+        raise RunFolderError(f"{other} cannot be joined, it differs in {'; '.join(others)}; make its cells again")
+    return [cell for cell in record.cells if not (differing and cell.method == OWN_METHOD)]
+
+
+def _read_record(path: Path) -> Comparison | None:
+    """Read a `comparison.json`; None where there is none."""
+    try:
+        return Comparison.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def copy_cell(name: str, source: ComparisonFolder, target: ComparisonFolder) -> None:

@@ -290,8 +290,14 @@ def _last_part(name: str) -> str:
 
 def differing_fields(one: RunConfig, other: RunConfig) -> list[str]:
     """Name the fields in which two configurations differ, as `section.field: a != b`."""
-    left, right = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-    return [f"{name}: {left[name]!r} != {right[name]!r}" for name in left if left[name] != right[name]]
+    return list(differences(one.model_dump(mode="json"), other.model_dump(mode="json")).values())
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
+    """Give what differs between two configurations in plain values: `section.field` -> `section.field: a != b`."""
+    left, right = _flat(one), _flat(other)
+    names = [name for name in left | right if left.get(name) != right.get(name)]
+    return {name: f"{name}: {left.get(name)!r} != {right.get(name)!r}" for name in names}
 
 
 def _check_keys(merged: Mapping[str, Any]) -> None:

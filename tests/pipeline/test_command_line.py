@@ -187,6 +187,7 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--data",
             "--text",
             "--text-tokens",
+            "--join",
             "--config",
             "--set",
             "--device",

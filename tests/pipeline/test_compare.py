@@ -255,10 +255,30 @@ class TestJoin:
         for cell in joined.cells:
             assert CliRunner().invoke(app, ["show", str(tmp_path / "all" / "cells" / cell.name)]).exit_code == 0
 
+    def test_other_settings_of_our_own_search_leave_the_cells_of_others(self, compared_config, one_seed, tmp_path):
+        config = self.changed(compared_config, initial_share=0.5).model_copy(update={"seeds": (1,)})
+        heard: list[Event] = []
+        joined = run_comparison(config, tmp_path / "all", heard.append, [one_seed])
+        made = {event.stage for event in heard if isinstance(event, StageEnded) and "keep" in event.stage}
+        assert made == {cell.name for cell in joined.cells if cell.method == "secateur"}
+
+    def test_the_json_alone_can_be_joined(self, compared_config, comparison, one_seed, tmp_path):
+        alone = tmp_path / "alone.json"
+        alone.write_bytes((one_seed / "comparison.json").read_bytes())
+        config = compared_config.model_copy(update={"seeds": (1,)})
+        joined = run_comparison(config, tmp_path / "all", join=[alone])
+        assert joined.cells == tuple(cell for cell in read_comparison(ComparisonFolder(one_seed)).cells)
+
+    @staticmethod
+    def changed(config, **search):
+        base = config.base
+        return config.model_copy(
+            update={"base": base.model_copy(update={"search": base.search.model_copy(update=search)})}
+        )
+
     def test_other_settings_are_refused_and_nothing_is_written(self, compared_config, one_seed, tmp_path):
-        base = compared_config.base
-        other = base.model_copy(update={"search": base.search.model_copy(update={"rounds": 2})})
-        with pytest.raises(RunFolderError, match=r"differs in search.rounds: 1 != 2"):
+        other = self.changed(compared_config, measurements=27).base
+        with pytest.raises(RunFolderError, match=r"differs in search.measurements: 26 != 27"):
             run_comparison(compared_config.model_copy(update={"base": other}), tmp_path / "all", join=[one_seed])
         assert not (tmp_path / "all").exists()
 

@@ -145,10 +145,13 @@ def _spread(cells: Sequence[Cell], text: str | None) -> str:
     values = values_of(cells, text)
     if not values:
         return "cannot" if any(cell.failure for cell in cells) else ""
-    middle = f"{statistics.median(values):.4g}"
-    if min(values) == max(values):
-        return middle
-    return f"{middle} ({min(values):.4g} to {max(values):.4g})"
+    middle, low, high = map(_digits, (statistics.median(values), min(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _digits(value: float) -> str:
+    """Four digits, but no decimals from 100 on: a row has to fit a terminal."""
+    return f"{value:.4g}" if value < 100 else f"{value:.0f}"
 
 
 def verdict_lines(comparison: Comparison, text: str | None = None) -> list[str]:

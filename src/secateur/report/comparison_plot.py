@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from secateur.presets import PRESETS
-from secateur.report.comparison import VARIANTS, Cell, Comparison, values_of
+from secateur.report.comparison import VARIANTS, Comparison, values_of
 
 # Okabe and Ito's palette, told apart by readers with any colour vision; markers tell the same again.
 COLOURS = {"published": "#D55E00", "none": "#56B4E9", "default": "#0072B2"}
@@ -108,7 +108,7 @@ def _budgets(axes: Axes, comparison: Comparison) -> None:
     keeps = sorted(comparison.keeps)
     colours = iter(LINES * 4)
     for preset in comparison.methods:
-        by_keep = [_published_or_default(comparison, preset, keep) for keep in keeps]
+        by_keep = [comparison.of(preset, "published", keep) for keep in keeps]
         points = [
             (keep, statistics.median(values))
             for keep, cells in zip(keeps, by_keep, strict=True)
@@ -141,7 +141,3 @@ def _plain_ticks(axis: Axis) -> None:
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")
     axis.set_tick_params(labelsize=8)
-
-
-def _published_or_default(comparison: Comparison, preset: str, keep: float) -> list[Cell]:
-    return comparison.of(preset, "published", keep) or comparison.of(preset, "default", keep)

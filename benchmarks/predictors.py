@@ -22,9 +22,9 @@ from secateur.cli import quiet_libraries
 from secateur.comparison_folder import ComparisonFolder, read_config
 from secateur.config import RunConfig, build_config, read_yaml
 from secateur.data import Role
-from secateur.inputs import define_limits, load_inputs
-from secateur.predictor.choice import PREDICTORS, Fit
-from secateur.predictor.quality import rank_correlation
+from secateur.inputs import Inputs, define_limits, load_inputs
+from secateur.predictor.choice import PREDICTORS
+from secateur.predictor.quality import Fit, rank_correlation
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
 from secateur.runs.store import RunStore
@@ -41,8 +41,9 @@ FOLDS = 8
 class Measured:
     """What was measured at one budget with one seed, as features and log KL."""
 
-    def __init__(self, folder: ComparisonFolder, config: RunConfig, space: SearchSpace, table: FeatureTable) -> None:
+    def __init__(self, folder: ComparisonFolder, config: RunConfig, inputs: Inputs, table: FeatureTable) -> None:
         self.monotone = table.monotone
+        space, budget = define_limits(config, inputs.dense)
         suffix = f"{config.pruning.importance}-sequential-keep-{config.budget.keep:g}-seed-{config.seed}"
         own = self._read(folder, f"secateur-{suffix}")
         protocols = sorted(own, key=lambda protocol: -len(own[protocol]))
@@ -51,7 +52,6 @@ class Measured:
         for method in OTHERS:
             others |= self._read(folder, f"{method}-{suffix}").get(slices, {})
         kept = [other for key, other in others.items() if key not in own[slices]]
-        _, budget = define_limits(config, load_inputs(config).dense)
         kept = [m for m in kept if budget.admits(space.decoder_parameters(space.levels(m.architecture)))]
         self.slices = self._pairs(list(own[slices].values()), space, table)
         self.others = self._pairs(kept, space, table)
@@ -118,7 +118,7 @@ def measured_in(folder: ComparisonFolder) -> list[Measured]:
             bank_seed,
         )
         table = feature_table(inputs.space, [bank.errors(module) for module in range(inputs.space.num_modules)])
-        found += [Measured(folder, config, inputs.space, table) for config in configs]
+        found += [Measured(folder, config, inputs, table) for config in configs]
     return found
 
 

@@ -36,12 +36,21 @@ from secateur.stages.search import search_stage
 JUDGING_TOKENS = 32_768
 
 
-def judging_set(config: RunConfig) -> TokenSet:
-    """Give the windows of the selection role that follow those the run selects on."""
+def load_with_judge(config: RunConfig) -> tuple[Inputs, TokenSet]:
+    """Load a run's inputs, and the windows of the selection role that follow those the run selects on.
+
+    Raises:
+        SystemExit: The text has too few of them.
+    """
     used = config.data.selection_tokens
     data = config.data.model_copy(update={"selection_tokens": used + JUDGING_TOKENS})
-    tokens = load_inputs(config.model_copy(update={"data": data})).sets[Role.SELECTION].tokens
-    return TokenSet(Role.SELECTION, tokens[used // config.data.sequence_length :])
+    inputs = load_inputs(config.model_copy(update={"data": data}))
+    windows = inputs.sets[Role.SELECTION].tokens
+    first = used // config.data.sequence_length
+    if (len(windows) - first) * config.data.sequence_length < JUDGING_TOKENS:
+        raise SystemExit(f"the text has fewer than {JUDGING_TOKENS:,} judging tokens; give more with --data")
+    sets = inputs.sets | {Role.SELECTION: TokenSet(Role.SELECTION, windows[:first])}
+    return replace(inputs, sets=sets), TokenSet(Role.SELECTION, windows[first:])
 
 
 def judged(config: RunConfig, inputs: Inputs, gathered: list[ModuleStatistics], judge: DenseReference) -> float:
@@ -68,8 +77,8 @@ def main() -> None:
     base = {"model": {"name": arguments.model}, "data": {"sources": arguments.data}}
     keeps, seeds = arguments.keep or [0.8, 0.5], arguments.seed or [0, 1, 2]
     config = resolve(build_config([base]))
-    inputs, batch_tokens = load_inputs(config), config.evaluation.batch_tokens
-    judge = DenseReference(inputs.walk, judging_set(config), max(1, batch_tokens // config.data.sequence_length))
+    (inputs, judging), batch_tokens = load_with_judge(config), config.evaluation.batch_tokens
+    judge = DenseReference(inputs.walk, judging, max(1, batch_tokens // config.data.sequence_length))
     cells: dict[tuple[str, float], list[float]] = defaultdict(list)
     for seed in seeds:
         gathered = calibrate(

@@ -65,7 +65,7 @@ def read_config(folder: ComparisonFolder) -> ComparisonConfig:
 
 def read_comparison(folder: ComparisonFolder) -> Comparison | None:
     """Read what a comparison has found so far; None before its first cell."""
-    return Comparison.model_validate_json(folder.record.read_text()) if folder.record.is_file() else None
+    return _read_record(folder.record) if folder.record.is_file() else None
 
 
 def check_folder(folder: ComparisonFolder, config: ComparisonConfig) -> None:
@@ -103,9 +103,10 @@ def cells_of(other: Path, comparison: Comparison) -> list[Cell]:
     Raises:
         RunFolderError: There is no comparison, or one with other settings, data or versions.
     """
-    record = read_comparison(ComparisonFolder(other)) if other.is_dir() else _read_record(other)
-    if record is None:
+    path = ComparisonFolder(other).record if other.is_dir() else other
+    if not path.is_file():
         raise RunFolderError(f"{other} holds no comparison with cells; --join needs the --out of another comparison")
+    record = _read_record(path)
     differing = differences(record.settings, comparison.settings)
     others = [text for name, text in differing.items() if name not in OWN_SETTINGS]
     for name in ("secateur", "model", "versions", "fingerprints"):
@@ -116,12 +117,15 @@ def cells_of(other: Path, comparison: Comparison) -> list[Cell]:
     return [cell for cell in record.cells if not (differing and cell.method == OWN_METHOD)]
 
 
-def _read_record(path: Path) -> Comparison | None:
-    """Read a `comparison.json`; None where there is none."""
+def _read_record(path: Path) -> Comparison:
     try:
-        return Comparison.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return Comparison.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "not JSON"
+        raise RunFolderError(
+            f"{path} is no comparison that this version can read ({where}: {first['msg']}); make it again"
+        ) from error
 
 
 def copy_cell(name: str, source: ComparisonFolder, target: ComparisonFolder) -> None:

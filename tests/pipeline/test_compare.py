@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from secateur.cli import app
 from secateur.comparison import resume_comparison, run_comparison
-from secateur.comparison_folder import ComparisonFolder, read_comparison
+from secateur.comparison_folder import OWN_SETTINGS, ComparisonFolder, read_comparison
 from secateur.comparison_plan import ComparisonConfig, plan_cells
-from secateur.config import RunConfig
+from secateur.config import RunConfig, SearchConfig
 from secateur.errors import ConfigError, RunFolderError
 from secateur.presets import PRESETS
 from secateur.report.comparison import Comparison, comparison_markdown, values_of, verdict_lines
@@ -262,12 +262,21 @@ class TestJoin:
         made = {event.stage for event in heard if isinstance(event, StageEnded) and "keep" in event.stage}
         assert made == {cell.name for cell in joined.cells if cell.method == "secateur"}
 
-    def test_the_json_alone_can_be_joined(self, compared_config, comparison, one_seed, tmp_path):
+    @pytest.mark.parametrize("text", ["{", '{"secateur": "0.1.0"}'])
+    def test_a_record_that_cannot_be_read_is_refused(self, text, compared_config, tmp_path):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(RunFolderError, match=r"broken.json is no comparison that this version can read"):
+            run_comparison(compared_config, tmp_path / "all", join=[tmp_path / "broken.json"])
+
+    def test_what_only_our_own_search_reads_is_a_setting(self):
+        assert {f"search.{name}" for name in SearchConfig.model_fields} >= OWN_SETTINGS
+
+    def test_the_json_alone_can_be_joined(self, compared_config, one_seed, tmp_path):
         alone = tmp_path / "alone.json"
         alone.write_bytes((one_seed / "comparison.json").read_bytes())
         config = compared_config.model_copy(update={"seeds": (1,)})
         joined = run_comparison(config, tmp_path / "all", join=[alone])
-        assert joined.cells == tuple(cell for cell in read_comparison(ComparisonFolder(one_seed)).cells)
+        assert joined.cells == read_comparison(ComparisonFolder(one_seed)).cells
 
     @staticmethod
     def changed(config, **search):

@@ -1,7 +1,7 @@
 """How well a predictor ranks, told apart from what anyone could say without it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +11,22 @@ from sklearn.model_selection import KFold
 from secateur.schema import Record
 
 NUM_FOLDS = 5
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What ranks candidates."""
+
+    def predict(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
+        """Predict log KL in log nats per token; lower is better."""
+        ...
+
+
+# Features, KL in nats, sign of each feature's effect, seed -> predictor.
+Fit = Callable[
+    [Float[np.ndarray, "pairs features"], Float[np.ndarray, " pairs"], tuple[int, ...], int],
+    Predictor,
+]
 
 
 class PredictorQuality(Record):
@@ -33,7 +49,7 @@ class PredictorQuality(Record):
 
 def cross_validate(
     name: str,
-    fit: Callable[..., Any],
+    fit: Fit,
     features: Float[np.ndarray, "pairs features"],
     kl: Float[np.ndarray, " pairs"],
     parameters: Float[np.ndarray, " pairs"],
@@ -43,7 +59,6 @@ def cross_validate(
     """Judge a predictor on pairs that it was not fitted on, all of them inside the budget band.
 
     Args:
-        fit: Called with features, KL, `monotone` and `seed`; gives what has `predict`.
         parameters: Decoder parameters of each architecture.
     """
     predicted = np.zeros(len(kl))

@@ -1,6 +1,9 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from secateur.config import SearchConfig
 from secateur.predictor.choice import AUTO, PREDICTORS, fit_predictor
 from secateur.predictor.quality import cross_validate, rank_correlation
 
@@ -21,6 +24,10 @@ def smooth(kept):
 def steps(kept):
     """Four cliffs at irregular places: nothing a smooth function gets right, and all that a tree needs."""
     return 0.1 + (np.array([8.0, 4.0, 2.0, 1.0]) * (kept < [0.31, 0.72, 0.55, 0.18])).sum(1)
+
+
+def test_the_configuration_names_them_all():
+    assert set(get_args(SearchConfig.model_fields["predictor"].annotation)) == {AUTO, *PREDICTORS}
 
 
 @pytest.mark.parametrize(("loss", "best"), [(smooth, "gaussian_process"), (steps, "trees")])

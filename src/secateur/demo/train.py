@@ -83,8 +83,10 @@ class TrainingPlan:
         return self.window_lengths[min(position, len(self.window_lengths) - 1)]
 
 
-def train(plan: TrainingPlan, out: Path, report: Callable[[str], None]) -> None:
-    """Train for `plan.minutes` and leave the decoder with its log in `out/decoder`.
+def train(
+    plan: TrainingPlan, out: Path, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Train for `plan.minutes` by `clock` (seconds) and leave the decoder with its log in `out/decoder`.
 
     A checkpoint in `out` is continued; the decoder folder is rewritten at every checkpoint, so that it is usable
     before the end.
@@ -105,14 +107,14 @@ def train(plan: TrainingPlan, out: Path, report: Callable[[str], None]) -> None:
 
     model.train()
     recent_losses = []
-    last_time = time.monotonic()
+    last_time = clock()
     while elapsed_s < 60 * plan.minutes:
         spent_ratio = elapsed_s / (60 * plan.minutes)
         learning_rate, window_length = plan.learning_rate_at(spent_ratio), plan.window_length_at(spent_ratio)
         windows = stream.next_windows(plan.tokens_per_step // window_length, window_length)
         recent_losses.append(_take_step(model, optimizers, windows, learning_rate, plan.gradient_norm_limit))
         step, tokens = step + 1, tokens + windows[:, 1:].numel()
-        now = time.monotonic()
+        now = clock()
         elapsed_s, last_time = elapsed_s + now - last_time, now
         if step % plan.log_every_steps == 0 or elapsed_s >= 60 * plan.minutes:
             _log(folder, model, tokenizer, plan, report, step, tokens, elapsed_s, learning_rate, recent_losses)
@@ -121,7 +123,7 @@ def train(plan: TrainingPlan, out: Path, report: Callable[[str], None]) -> None:
             save_checkpoint(checkpoint, model, optimizers, progress)
             export_decoder(model, tokenizer, folder)
             # Logging and saving are not training: they take nothing from the time budget.
-            last_time = time.monotonic()
+            last_time = clock()
 
 
 def _optimizers(model: LlamaForCausalLM, plan: TrainingPlan) -> tuple[torch.optim.Optimizer, ...]:

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -56,18 +57,19 @@ def test_training_leaves_a_decoder_and_goes_on_from_its_checkpoint(
 ) -> None:
     monkeypatch.setattr(train_module, "TOKENIZER_DOCUMENTS", 200)
     messages: list[str] = []
-    train(_plan(minutes=0.003), tmp_path, messages.append)
+    seconds = itertools.count()
+    train(_plan(minutes=0.05), tmp_path, messages.append, lambda: float(next(seconds)))
     log = (tmp_path / "decoder" / LOG_NAME).read_text().splitlines()
     first = json.loads(log[-1])
-    assert first["tokens"] == 32 * first["step"]
+    assert (first["step"], first["tokens"], first["elapsed_s"]) == (3, 3 * 32, 3.0)
     weights = load_file(tmp_path / "decoder" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
 
-    train(_plan(minutes=0.006), tmp_path, messages.append)
-    assert f"continuing after step {first['step']}" in messages
+    train(_plan(minutes=0.1), tmp_path, messages.append, lambda: float(next(seconds)))
+    assert "continuing after step 3" in messages
     continued = (tmp_path / "decoder" / LOG_NAME).read_text().splitlines()
     assert continued[: len(log)] == log
-    assert json.loads(continued[-1])["step"] > first["step"]
+    assert json.loads(continued[-1])["step"] == 6
     assert not list(tmp_path.glob("*.partial"))
 
 

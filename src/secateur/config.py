@@ -98,12 +98,12 @@ class SearchConfig(Record):
     rounds: int = Field(8, ge=1, description="fits of the predictor, each followed by a batch that it proposes")
     initial_share: float = Field(0.35, gt=0, lt=1, description="share of the measurements made before the first fit")
     reconstructed_share: float = Field(
-        0.4,
+        0.6,
         ge=0,
         le=0.9,
         description="method secateur with sequential reconstruction: share of the measurements that is made after it",
     )
-    reconstructed_tokens: int = Field(8_192, ge=1, description="calibration tokens of that reconstruction, at most")
+    reconstructed_tokens: int = Field(32_768, ge=1, description="calibration tokens of that reconstruction, at most")
     finalists: int = Field(4, ge=1, description="of the best measured, how many are reconstructed on the whole set")
 
 

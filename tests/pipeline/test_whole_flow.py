@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from secateur.config import RunConfig, build_config
+from secateur.model.walk import DecoderWalk
 from secateur.pipeline import resume_pipeline, run_pipeline
 from secateur.report.record import Report
 from secateur.runs.progress import Event, StageAdvanced, StageEnded
@@ -69,6 +70,20 @@ def test_finalists_that_were_measured_by_slices_are_reconstructed_and_compared(f
     best = ranked(stored_measurements(root))[0]
     assert report.choice.kl_after_sequential is not None
     assert report.choice.kl_after_sequential < (best.kl or 0), "else the best measured would stay as it was"
+
+
+def test_gains_that_harm_are_taken_back(
+    small_config: RunConfig, tmp_path: Path, finished: tuple[Report, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harm(_walk: object, pruned: DecoderWalk, *_rest: object) -> dict[torch.nn.Module, float]:
+        return {module: 3.0 for module in pruned.model.modules() if isinstance(module, torch.nn.Linear)}
+
+    monkeypatch.setattr("secateur.stages.prune.match_gains", harm)
+    harmed, (report, _) = run_pipeline(small_config, tmp_path / "run"), finished
+    assert harmed.choice.kl_after_gains is None
+    assert harmed.row("secateur").kl == pytest.approx(harmed.choice.kl_after_sequential, rel=0.3)
+    assert report.choice.kl_after_gains is not None
+    assert report.choice.kl_after_gains < report.choice.kl_after_sequential == harmed.choice.kl_after_sequential
 
 
 def test_candidates_that_were_reconstructed_on_all_tokens_are_chosen_as_measured(
@@ -152,5 +167,6 @@ def test_a_sequential_reconstruction_that_harms_is_taken_back(
     search = small_config.search.model_copy(update=update)
     report = run_pipeline(small_config.model_copy(update={"search": search}), tmp_path / "run")
     assert report.choice.kl_after_sequential is None
+    assert report.choice.kl_after_gains is None
     # What is evaluated and exported is the bank's solution: as good on unseen text as on the selection set, roughly.
     assert report.row("secateur").kl == pytest.approx(report.choice.kl, rel=0.3)

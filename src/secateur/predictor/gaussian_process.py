@@ -15,6 +15,7 @@ VARIANCE = (1e-2, 1e3)
 LENGTH = (0.7, 100.0)
 NOISE = (1e-5, 1.0)
 SMALLEST_KL = 1e-9
+BOUND_DEVIATIONS = 1.5
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,15 @@ class GaussianProcess:
     def predict(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
         """Predict log KL in log nats per token; lower is better."""
         return np.asarray(self.process.predict((features - self.middle) / self.scale))
+
+    def lower_bound(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
+        """Give the mean less `BOUND_DEVIATIONS` standard deviations of the posterior, in log nats per token.
+
+        Source:
+            GP-UCB (Srinivas et al., arXiv 0912.3995), for a minimum.
+        """
+        mean, deviation = self.process.predict((features - self.middle) / self.scale, return_std=True)
+        return np.asarray(mean - BOUND_DEVIATIONS * deviation)
 
 
 def fit_gaussian_process(

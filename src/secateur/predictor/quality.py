@@ -21,6 +21,10 @@ class Predictor(Protocol):
         """Predict log KL in log nats per token; lower is better."""
         ...
 
+    def lower_bound(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
+        """Say how low log KL may be where the predictor knows little; the prediction where it cannot tell."""
+        ...
+
 
 # Features, KL in nats, sign of each feature's effect, seed -> predictor.
 Fit = Callable[

@@ -44,6 +44,10 @@ class TreePredictor:
         """Predict log KL in log nats per token; lower is better."""
         return _base(features, self.slope, self.intercept) + np.asarray(self.trees.predict(features))
 
+    def lower_bound(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
+        """Give the prediction: trees do not know what they do not know."""
+        return self.predict(features)
+
 
 def fit_trees(
     features: Float[np.ndarray, "pairs features"],

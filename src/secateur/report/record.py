@@ -34,6 +34,9 @@ class Choice(Record):
     kl_after_sequential: float | None = Field(
         description="after sequential reconstruction; null if it was not run, or no finalist gained by it"
     )
+    kl_after_gains: float | None = Field(
+        None, description="after a gain per module was matched; null if there was none to match or none helped"
+    )
     num_finalists: int = Field(description="architectures that were cut out and compared on the selection set")
 
 

@@ -29,16 +29,13 @@ def search_rounds(task: SearchTask) -> Found:
     architecture's loss the sequential reconstruction will give back, and among the best that decides: there their order
     on stories260K has nothing to do with the final one (docs/log.md). So where there is such a reconstruction, the
     last share of the measurements is made after it: of architectures from the whole ranking first, then of what a
-    predictor fitted on those alone proposes.
+    predictor fitted on those alone proposes. There are few of them and each costs a reconstruction, so what a predictor
+    is unsure of is worth a look: they are proposed by its lower bound.
 
     Raises:
         SecateurError: Too many measurements failed to fit a predictor.
     """
-    num_reconstructed = max(FEWEST_PAIRS, round(task.num_measurements * task.reconstructed_share))
-    # Each of the two predictors needs its pairs.
-    both = task.reconstructed_share > 0 and task.num_measurements >= num_reconstructed + FEWEST_PAIRS
-    if task.measure_reconstructed is None or not both:
-        num_reconstructed = 0
+    num_reconstructed = _num_reconstructed(task)
     num_sliced = task.num_measurements - num_reconstructed
     sliced, rounds = _rounds(
         task, task.measure, initial_candidates(task, _num_initial(task, num_sliced)), num_sliced, 1
@@ -48,6 +45,14 @@ def search_rounds(task: SearchTask) -> Found:
     first = from_ranking(task, ranked(sliced), _num_initial(task, num_reconstructed))
     measured, more = _rounds(task, task.measure_reconstructed, first, num_reconstructed, len(rounds) + 1)
     return Found(measured, ranked(measured), rounds + more, probes=sliced, reconstructed=True)
+
+
+def _num_reconstructed(task: SearchTask) -> int:
+    """Share the measurements out: each of the two predictors needs its pairs, or there is only one."""
+    count = task.num_measurements
+    if task.measure_reconstructed is None or task.reconstructed_share == 0 or count < 2 * FEWEST_PAIRS:
+        return 0
+    return min(max(FEWEST_PAIRS, round(count * task.reconstructed_share)), count - FEWEST_PAIRS)
 
 
 def from_ranking(task: SearchTask, ranking: Sequence[Measurement], count: int) -> list[Candidate]:
@@ -67,22 +72,22 @@ def _rounds(
 ) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
     """Measure a first set, then what the predictor proposes, refitted each round, until `count` are measured."""
     table = feature_table(task.space, task.errors)
+    reconstructed = measure is task.measure_reconstructed
     measured = measure(first)
     rounds: list[RoundRecord] = []
     for later in range(task.num_rounds):
         left = math.ceil((count - len(measured)) / (task.num_rounds - later))
-        quality, batch = _one_round(task, table, measured, left, number + later)
+        quality, batch = _one_round(task, table, measured, left, number + later, optimistic=reconstructed)
         measured = measured + (measure(batch) if batch else [])
         best = ranked(measured)[0].kl
         assert best is not None, "ranked measurements have a KL"
-        reconstructed = measure is task.measure_reconstructed
         rounds.append(RoundRecord(round=number + later, quality=quality, reconstructed=reconstructed, best_kl=best))
         task.end_round(rounds[-1])
     return measured, tuple(rounds)
 
 
 def _one_round(
-    task: SearchTask, table: FeatureTable, measured: Sequence[Measurement], count: int, number: int
+    task: SearchTask, table: FeatureTable, measured: Sequence[Measurement], count: int, number: int, *, optimistic: bool
 ) -> tuple[PredictorQuality, list[Candidate]]:
     """Fit the predictor on what is measured, judge it, and propose `count` candidates."""
     space = task.space
@@ -99,10 +104,11 @@ def _one_round(
     parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in levels.tolist()])
     fit_seed = derive_seed(task.seed, "fit", number)
     predictor, quality = fit_predictor(task.predictor, features, kl, parameters, table.monotone, fit_seed)
+    score = predictor.lower_bound if optimistic else predictor.predict
     failed = [space.levels(measurement.architecture) for measurement in measured if measurement.kl is None]
     batch = predicted_candidates(
         task,
-        lambda rows: predictor.predict(table.features(rows)),
+        lambda rows: score(table.features(rows)),
         [*(tuple(row) for row in levels.tolist()), *failed],
         count,
         number,

@@ -1,7 +1,7 @@
-"""Prune: cut the best measured architectures out of the model, reconstruct each in sequence, keep the best."""
+"""Prune: cut the best measured architectures out, reconstruct each in sequence, keep the best and match its gains."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
@@ -9,7 +9,9 @@ from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import score_model
 from secateur.export.checkpoint import round_weights
+from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank
+from secateur.pruning.gains import MOST_EVALUATIONS, match_gains, scaled_by
 from secateur.pruning.sequence import DenseStreams, reconstruct_in_sequence
 from secateur.pruning.surgery import prune
 from secateur.report.record import Choice
@@ -22,12 +24,13 @@ from secateur.stages.run import Run
 
 @dataclass(frozen=True)
 class Contender:
-    """A pruned model and its KL on the selection set."""
+    """A pruned model and its KL on the selection set, `matched_kl` after its gains were matched."""
 
     measurement: Measurement
     model: PreTrainedModel
     kl: float
     sequential: bool
+    matched_kl: float | None = None
 
 
 def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedModel, Choice]:
@@ -39,7 +42,7 @@ def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
     sequential = run.config.pruning.reconstruction == "sequential"
     finalists = found.finalists[: run.config.search.finalists if sequential else 1]
     origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
-    steps = run.inputs.dense.shape.num_modules * len(finalists) if sequential else None
+    steps = run.inputs.dense.shape.num_modules * len(finalists) + MOST_EVALUATIONS if sequential else None
     with stage_clock("prune", run.listener, steps) as clock:
         best = (
             _best_contender(run, bank, found, finalists, clock)
@@ -50,12 +53,14 @@ def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
         measured = best.measurement.kl if best.sequential else best.kl
         assert measured is not None, "finalists did not fail"
         note = f", {best.kl:.4f} after sequential reconstruction" if best.sequential else ""
+        note += f", {best.matched_kl:.4f} with gains" if best.matched_kl is not None else ""
         clock.note = f"selection KL {measured:.4f}{note}"
     choice = Choice(
         architecture=best.measurement.architecture,
         origin=origins[best.measurement.architecture.key],
         kl=measured,
         kl_after_sequential=best.kl if best.sequential else None,
+        kl_after_gains=best.matched_kl,
         num_finalists=len(finalists),
     )
     run.store.end_stage("prune", clock.seconds, choice.model_dump(mode="json"))
@@ -92,7 +97,24 @@ def _best_contender(
         kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())
         if kl < best.kl:
             best = Contender(measurement, model, kl, True)
+    if best.sequential:
+        best = _with_gains(run, best, streams, reference, clock)
     return best
+
+
+def _with_gains(
+    run: Run, contender: Contender, streams: DenseStreams, reference: DenseReference, clock: StageClock
+) -> Contender:
+    """Scale the outputs of the contender's modules to match the dense model, unless the selection set says no."""
+    inputs, model = run.inputs, contender.model
+    walk = DecoderWalk(model, inputs.dense.family, source=inputs.walk)
+    gains = match_gains(inputs.walk, walk, contender.measurement.architecture, streams.batches, clock.advance)
+    take_back = scaled_by(gains)
+    kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())
+    if kl < contender.kl:
+        return replace(contender, matched_kl=kl)
+    take_back()
+    return contender
 
 
 def reconstructed(

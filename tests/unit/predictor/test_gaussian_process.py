@@ -33,6 +33,15 @@ def test_predictions_are_logarithms_of_the_divergence():
     assert np.abs(fit_gaussian_process(features, kl).predict(features) - np.log(kl)).mean() < 0.02
 
 
+def test_the_lower_bound_is_far_below_only_where_nothing_was_measured():
+    features, kl = draw(60, seed=0)
+    predictor = fit_gaussian_process(features, kl)
+    near, far = features, features + 5 * features.std(0)
+    doubt_near, doubt_far = (predictor.predict(rows) - predictor.lower_bound(rows) for rows in (near, far))
+    assert (doubt_near >= 0).all()
+    assert np.median(doubt_far) > 5 * np.median(doubt_near)
+
+
 def test_noise_is_not_learned_by_heart():
     features, kl = draw(80, seed=0, noise=1.0)
     assert np.abs(fit_gaussian_process(features, kl).predict(features) - np.log(kl)).mean() > 0.3

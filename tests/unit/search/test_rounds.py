@@ -112,7 +112,10 @@ def search_both(space, budget):
 class TestMeasuringAfterReconstruction:
     """Slices tell good from bad; how much of its loss an architecture gets back, only reconstructing it tells."""
 
-    @pytest.mark.parametrize(("num_measurements", "share", "expected"), [(100, 0.5, 50), (90, 0.3, 27), (90, 0.0, 0)])
+    @pytest.mark.parametrize(
+        ("num_measurements", "share", "expected"),
+        [(100, 0.5, 50), (90, 0.3, 27), (90, 0.0, 0), (60, 0.1, 25), (60, 0.9, 35), (50, 0.6, 25), (49, 0.6, 0)],
+    )
     def test_takes_its_share_of_the_measurements(self, search_both, num_measurements, share, expected):
         sliced, found, reconstructed = search_both(num_measurements, share)
         assert len(reconstructed.measured) == expected

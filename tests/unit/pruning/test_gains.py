@@ -1,0 +1,110 @@
+"""Gains bring back what the scale of a module's output lost, as far as the dense model's distribution shows it."""
+
+import itertools
+
+import pytest
+import torch
+
+from secateur.model.families import FAMILIES
+from secateur.model.walk import DecoderWalk
+from secateur.pruning.gains import MOST_EVALUATIONS, match_gains, scaled_by
+from secateur.pruning.surgery import prune
+from secateur.space.architecture import Architecture
+
+CUT = Architecture.from_widths((2, 24, 0, 16, 2, 0))
+
+
+@torch.no_grad()
+def divergence(prepared, model):
+    tokens = prepared.calibration.tokens
+    log_p, log_q = (m(tokens, use_cache=False).logits.log_softmax(-1) for m in (prepared.dense.model, model))
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+
+
+def matched(prepared, model, architecture, advance=lambda: None):
+    walk = DecoderWalk(model, prepared.dense.family, source=prepared.walk)
+    return match_gains(prepared.walk, walk, architecture, prepared.calibration.tokens.split(5), advance)
+
+
+def module_names(model, gains):
+    return {name for name, module in model.named_modules() if module in gains}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_planted_gains_are_found(prepare, family):
+    prepared = prepare(family)
+    architecture = Architecture.dense(prepared.dense.shape)
+    model = prune(prepared.dense, prepared.bank, architecture)
+    planted = {
+        model.model.layers[0].mlp.down_proj: 0.8,
+        model.model.layers[1].self_attn.o_proj: 1.25,
+        model.model.norm: 1.1,
+    }
+    scaled_by(planted)
+    before = divergence(prepared, model)
+    gains = matched(prepared, model, architecture)
+    for module, size in planted.items():
+        assert gains[module] == pytest.approx(1 / size, abs=0.08)
+    scaled_by(gains)
+    assert divergence(prepared, model) < 0.1 * before
+
+
+def test_a_cut_model_comes_closer_and_no_single_gain_is_better(prepared):
+    architecture = Architecture.from_widths((4, 32, 3, 24, 4, 24))
+    model = prune(prepared.dense, prepared.bank, architecture)
+    before = divergence(prepared, model)
+    gains = matched(prepared, model, architecture)
+    scaled_by(gains)
+    after = divergence(prepared, model)
+    assert after < 0.99 * before
+    for module, factor in itertools.product(gains, (0.9, 1.1)):
+        take_back = scaled_by({module: factor})
+        assert divergence(prepared, model) > after * 0.999
+        take_back()
+
+
+def test_the_modules_that_are_left_and_the_final_norm_have_a_gain_each(prepared):
+    model = prune(prepared.dense, prepared.bank, CUT)
+    assert module_names(model, matched(prepared, model, CUT)) == {
+        "model.layers.0.self_attn.o_proj",
+        "model.layers.0.mlp.down_proj",
+        "model.layers.1.mlp.down_proj",
+        "model.layers.2.self_attn.o_proj",
+        "model.norm",
+    }
+
+
+def test_the_dense_model_has_nothing_to_match(prepared):
+    architecture = Architecture.dense(prepared.dense.shape)
+    model = prune(prepared.dense, prepared.bank, architecture)
+    gains = matched(prepared, model, architecture)
+    assert list(gains.values()) == pytest.approx([1.0] * len(gains), abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_finding_changes_nothing_and_scaling_can_be_taken_back(prepare, family):
+    prepared = prepare(family)
+    model = prune(prepared.dense, prepared.bank, CUT)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    gains = matched(prepared, model, CUT)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    take_back = scaled_by(gains)
+    scaled = module_names(model, gains)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name.rpartition(".")[0] not in scaled), name
+    take_back()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_the_size_of_batches_does_not_matter(prepared):
+    model = prune(prepared.dense, prepared.bank, CUT)
+    walk = DecoderWalk(model, prepared.dense.family, source=prepared.walk)
+    first, second = (match_gains(prepared.walk, walk, CUT, prepared.calibration.tokens.split(size)) for size in (2, 7))
+    assert list(first.values()) == pytest.approx(list(second.values()), abs=1e-3)
+
+
+def test_progress_has_as_many_steps_as_were_announced(prepared):
+    steps = []
+    matched(prepared, prune(prepared.dense, prepared.bank, CUT), CUT, lambda: steps.append(1))
+    assert len(steps) == MOST_EVALUATIONS

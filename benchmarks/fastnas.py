@@ -51,8 +51,10 @@ from secateur.evaluation.stitched import score_model
 from secateur.inputs import Inputs, load_inputs
 from secateur.model.loading import DenseModel
 from secateur.model.shape import BlockKind, decoder_layers, group_tensors
+from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
+from secateur.pruning.gains import match_gains, scaled_by
 from secateur.pruning.sequence import DenseStreams, reconstruct_in_sequence
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
@@ -194,6 +196,8 @@ def reconstructed(inputs: Inputs, architecture: Architecture, seed: int, ridge: 
     model = prune(dense, bank, architecture)
     streams = DenseStreams(inputs.walk, calibration, BATCH_TOKENS, calibration.num_tokens, CACHE_BYTES)
     reconstruct_in_sequence(dense, inputs.walk, model, architecture, streams, ridge)
+    walk = DecoderWalk(model, dense.family, source=inputs.walk)
+    scaled_by(match_gains(inputs.walk, walk, architecture, streams.batches))
     return perplexity_of(model, inputs)
 
 

@@ -24,6 +24,13 @@ def finished(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) 
     return run_pipeline(small_config, root), root
 
 
+@pytest.fixture(scope="module")
+def other_seed(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, list[Event]]:
+    root = tmp_path_factory.mktemp("other_seed") / "run"
+    events: list[Event] = []
+    return run_pipeline(small_config.model_copy(update={"seed": 1}), root, events.append), root, events
+
+
 def stored_measurements(root: Path) -> list[Measurement]:
     with RunStore(root / "run.db") as store:
         return [Measurement.model_validate_json(record) for record in store.all_measurements()]
@@ -132,9 +139,8 @@ def test_a_finished_run_is_not_done_again(finished: tuple[Report, Path]) -> None
     assert events == []
 
 
-def test_progress_counts_every_measurement_and_ends_every_stage(small_config: RunConfig, tmp_path: Path) -> None:
-    events: list[Event] = []
-    run_pipeline(small_config.model_copy(update={"seed": 5}), tmp_path / "run", events.append)
+def test_progress_counts_every_measurement_and_ends_every_stage(other_seed: tuple[Report, Path, list[Event]]) -> None:
+    events = other_seed[2]
     steps = [event.done for event in events if isinstance(event, StageAdvanced) and event.stage == "search"]
     assert steps == list(range(1, 35))
     ended = [event.stage for event in events if isinstance(event, StageEnded)]
@@ -142,14 +148,14 @@ def test_progress_counts_every_measurement_and_ends_every_stage(small_config: Ru
 
 
 def test_the_same_seed_finds_the_same_and_another_seed_searches_elsewhere(
-    small_config: RunConfig, finished: tuple[Report, Path], tmp_path: Path
+    small_config: RunConfig, finished: tuple[Report, Path], other_seed: tuple[Report, Path, list[Event]], tmp_path: Path
 ) -> None:
     report, root = finished
     again = run_pipeline(small_config, tmp_path / "again")
     assert again.choice == report.choice
     assert again.rounds == report.rounds
-    other = run_pipeline(small_config.model_copy(update={"seed": 1}), tmp_path / "other")
-    first, second = ({m.architecture for m in stored_measurements(folder)} for folder in (root, tmp_path / "other"))
+    other, other_root, _ = other_seed
+    first, second = ({m.architecture for m in stored_measurements(folder)} for folder in (root, other_root))
     assert first != second
     assert other.row("dense").perplexity.value == report.row("dense").perplexity.value
 

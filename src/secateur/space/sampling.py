@@ -106,14 +106,16 @@ def mutate(
         EvoPress (arXiv 2410.14649) keeps the budget by paired level switches; ours allows steps of one or two levels
         and repairs what modules of different cost leave over.
     """
-    current = np.array(levels)
-    sizes = np.array([len(options) for options in space.options])
+    current = list(levels)
+    highest = [len(options) - 1 for options in space.options]
     for _ in range(num_switches):
-        up, down = np.flatnonzero(current + 1 < sizes), np.flatnonzero(current > 0)
-        if len(up) == 0 or len(down) == 0:
+        up = [module for module, level in enumerate(current) if level < highest[module]]
+        down = [module for module, level in enumerate(current) if level > 0]
+        if not up or not down:
             break
-        raised = rng.choice(up)
-        lowered = rng.choice(down[down != raised]) if (down != raised).any() else raised
-        current[raised] = min(current[raised] + rng.integers(1, 3), sizes[raised] - 1)
-        current[lowered] = max(current[lowered] - rng.integers(1, 3), 0)
-    return repair(space, tuple(int(level) for level in current), budget, rng)
+        raised = up[rng.integers(len(up))]
+        others = [module for module in down if module != raised]
+        lowered = others[rng.integers(len(others))] if others else raised
+        current[raised] = min(current[raised] + int(rng.integers(1, 3)), highest[raised])
+        current[lowered] = max(current[lowered] - int(rng.integers(1, 3)), 0)
+    return repair(space, tuple(current), budget, rng)

@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	rm -rf runs/demo
-	$(BIN)/secateur prune demo --out runs/demo --set search.measurements=80
+	$(BIN)/secateur prune demo --out runs/demo --set search.measurements=80 --set search.reconstructed_tokens=8192
 
 test: $(READY)
 	$(BIN)/pytest -q -n 2 -m 'not slow and not shared and not gpu and not browser'

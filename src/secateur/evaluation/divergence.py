@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from secateur.data import TokenSet
-from secateur.model.shape import module_of
 from secateur.model.walk import DecoderWalk
 
 # Rows whose logits exist at the same time; 1,024 rows of a vocabulary of 150,000 are 600 MB in float32.
@@ -36,7 +35,7 @@ class DenseReference:
         self.token_set = token_set
         self.batches = token_set.tokens.to(walk.device).split(batch_windows)
         self._walk = walk
-        self._normed = [self._final(batch) for batch in self.batches]
+        self._normed = [walk.normed(batch) for batch in self.batches]
         vocabulary = walk.model.config.vocab_size
         self._log_probabilities: dict[tuple[int, int], Tensor] | None = (
             {} if token_set.num_tokens * vocabulary * 4 <= KEPT_LOG_PROBABILITIES_BYTES else None
@@ -80,10 +79,3 @@ class DenseReference:
         if self._log_probabilities is not None:
             self._log_probabilities[key] = log_p
         return log_p
-
-    @torch.no_grad()
-    def _final(self, batch: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length hidden"]:
-        hidden = self._walk.embed(batch)
-        for index in range(2 * len(self._walk.layers)):
-            hidden = self._walk.block(*module_of(index), hidden)
-        return self._walk.final_norm(hidden)

@@ -129,6 +129,11 @@ def group_tensors(layer: nn.Module, family: Family, kind: BlockKind) -> dict[str
     return {name: (getattr(module, name), 0) for name in names} | {output: (getattr(module, output), 1)}
 
 
+def projection_out(tensors: dict[str, tuple[nn.Linear, int]]) -> nn.Linear:
+    """Give the projection out of the groups, of what `group_tensors` names."""
+    return next(projection for projection, axis in tensors.values() if axis == 1)
+
+
 def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
     """Count a dense model.
 

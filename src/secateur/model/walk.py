@@ -15,7 +15,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from secateur.model.families import Family
-from secateur.model.shape import BlockKind, decoder_layers
+from secateur.model.shape import BlockKind, decoder_layers, module_of
 
 
 class DecoderWalk:
@@ -66,6 +66,14 @@ class DecoderWalk:
 
     def logits(self, normed: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
         return attrgetter(self.family.head)(self.model)(normed)
+
+    @torch.no_grad()
+    def normed(self, tokens: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length hidden"]:
+        """Walk from tokens to behind the final norm."""
+        hidden = self.embed(tokens)
+        for index in range(2 * len(self.layers)):
+            hidden = self.block(*module_of(index), hidden)
+        return self.final_norm(hidden)
 
     def _layer_arguments(self, num_windows: int, length: int) -> list[dict[str, Any]]:
         if self._source is not None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from secateur.model.loading import DenseModel
-from secateur.model.shape import DenseShape, decoder_layers, group_tensors, module_of
+from secateur.model.shape import DenseShape, decoder_layers, group_tensors, module_of, projection_out
 from secateur.pruning.calibration import ModuleStatistics
 from secateur.pruning.orders import Order, OrderInputs, importance_order
 from secateur.pruning.reconstruction import Reconstruction, Refitter, reconstruction_method
@@ -206,7 +206,7 @@ def _tensors(dense: DenseModel, index: int) -> dict[str, tuple[torch.nn.Linear, 
 
 
 def output_projection(dense: DenseModel, index: int) -> torch.nn.Linear:
-    return next(projection for projection, axis in _tensors(dense, index).values() if axis == 1)
+    return projection_out(_tensors(dense, index))
 
 
 def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, " groups"]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
-from secateur.model.shape import decoder_layers, group_tensors, module_of
+from secateur.model.shape import decoder_layers, group_tensors, module_of, projection_out
 from secateur.pruning.importance import fisher_scores, taylor_scores, taylor_vector_scores
 from secateur.schema import derive_seed
 
@@ -115,7 +115,7 @@ def calibrate(
     layers = decoder_layers(dense.model, dense.family)
     blocks = [module_of(index) for index in range(dense.shape.num_modules)]
     groups = [group_tensors(layers[layer], dense.family, kind) for layer, kind in blocks]
-    outputs = [next(projection for projection, axis in tensors.values() if axis == 1) for tensors in groups]
+    outputs = [projection_out(tensors) for tensors in groups]
     weights = [projection.weight for tensors in groups for projection, _ in tensors.values()]
     sums = begun or CalibrationSums(
         windows=0,

@@ -5,11 +5,11 @@ from operator import attrgetter
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from secateur.model.shape import decoder_layers, group_tensors, module_of
+from secateur.model.shape import decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.final_norm import LEAST_GAIN, MOST_TOKENS, ROWS
 from secateur.space.architecture import Architecture
@@ -48,10 +48,10 @@ def match_gains(
         if width:
             layer, kind = module_of(index)
             tensors = group_tensors(layers[layer], family, kind)
-            outputs[index] = next(projection for projection, axis in tensors.values() if axis == 1)
+            outputs[index] = projection_out(tensors)
     windows = -(-MOST_TOKENS // batches[0].shape[1])
     chosen = torch.cat(list(batches))[:windows].split(len(batches[0]))
-    wanted = [_dense_normed(walk, batch) for batch in chosen]
+    wanted = [walk.normed(batch) for batch in chosen]
     left = MOST_EVALUATIONS
 
     @torch.enable_grad()
@@ -100,14 +100,6 @@ def scaled_by(gains: Mapping[nn.Module, float]) -> Callable[[], None]:
             setattr(module, name, parameter)
 
     return take_back
-
-
-@torch.no_grad()
-def _dense_normed(walk: DecoderWalk, tokens: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length hidden"]:
-    hidden = walk.embed(tokens)
-    for index in range(2 * len(walk.layers)):
-        hidden = walk.block(*module_of(index), hidden)
-    return walk.final_norm(hidden)
 
 
 def _backward(

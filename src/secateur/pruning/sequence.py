@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
-from secateur.model.shape import BlockKind, decoder_layers, group_tensors, module_of
+from secateur.model.shape import BlockKind, decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.final_norm import match_final_norm
 from secateur.pruning.importance import damped
@@ -94,7 +94,7 @@ def reconstruct_in_sequence(
         dense_before, dense_stream = dense_stream, next(dense_streams)
         if width:
             tensors = group_tensors(decoder_layers(pruned, dense.family)[layer], dense.family, kind)
-            output = next(projection for projection, axis in tensors.values() if axis == 1)
+            output = projection_out(tensors)
             into_groups = [projection for projection, axis in tensors.values() if axis == 0]
             normed = _normed(pruned_walk, layer, kind, pruned_stream)
             wanted = _normed(walk, layer, kind, dense_before)

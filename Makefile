@@ -24,8 +24,9 @@ demo: $(READY)
 	rm -rf runs/demo
 	$(BIN)/secateur prune demo --out runs/demo --set search.measurements=80 --set search.reconstructed_tokens=8192
 
+# A file's tests share what its fixtures have made, so a file stays with one worker; the long files come before the many short ones.
 test: $(READY)
-	$(BIN)/pytest -q -n 2 -m 'not slow and not shared and not gpu and not browser'
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not shared and not gpu and not browser'
 
 test-all: $(READY)
 	$(BIN)/pytest -q

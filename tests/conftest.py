@@ -9,10 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# transformers reads these when it is imported; the second keeps exported modelling files out of the user's cache.
+# Libraries read these when they are imported; the second keeps exported modelling files out of the user's cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="secateur-test-modules-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# One core per worker, and per process that a test starts: libraries that each take all cores wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import Finished, finish
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from secateur.config import RunConfig, build_config, resolve
@@ -70,3 +71,9 @@ def small_config(decoder_folder: Path, text_file: Path) -> RunConfig:
     """A whole run of a few seconds."""
     inputs = {"model": {"name": str(decoder_folder)}, "data": {"sources": [str(text_file)]}}
     return resolve(build_config([SMALL, inputs]))
+
+
+@pytest.fixture(scope="session")
+def finished(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A whole run with `small_config` that nothing disturbed. Shared between tests, so none may change it."""
+    return finish(small_config, tmp_path_factory.mktemp("finished") / "run")

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import Finished
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from secateur.cli import app
 from secateur.config import RunConfig, to_yaml
-from secateur.report.record import Report
-from secateur.runs.store import RunStore
-from secateur.search.task import ranked
-from secateur.space.candidate import Measurement
 
 Invoke = Callable[..., Result]
 
@@ -213,32 +210,11 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
 
 
 def test_an_export_with_its_own_code_is_evaluated_only_when_trusted(
-    invoke: Invoke, small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, small_config: RunConfig, finished: Finished
 ) -> None:
-    config = tmp_path / "run.yaml"
-    config.write_text(to_yaml(small_config))
-    assert invoke("prune", small_config.model.name, "--config", config, "--out", tmp_path / "out").exit_code == 0
-    exported = tmp_path / "out" / "exported"
+    exported = finished.root / "exported"
     assert (exported / "modeling_secateur.py").is_file(), "this run's best architecture differs between layers"
     assert (exported / "model.safetensors").stat().st_mode & 0o444 == 0o444, "others may read what is exported"
     arguments = ("evaluate", exported, "--data", small_config.data.sources[0], "--sequence-length", 64)
     assert_refused(invoke(*arguments), "--trust-remote-code")
     assert "ppl-64" in invoke(*arguments, "--trust-remote-code").stdout
-
-
-@pytest.mark.parametrize(("importance", "reconstruction"), [("taylor", "none"), ("wanda", "least_squares")])
-def test_every_importance_and_reconstruction_runs(
-    invoke: Invoke, small_config: RunConfig, tmp_path: Path, importance: str, reconstruction: str
-) -> None:
-    config = tmp_path / "run.yaml"
-    config.write_text(to_yaml(small_config))
-    chosen = (f"pruning.importance={importance}", f"pruning.reconstruction={reconstruction}")
-    settings = [part for assignment in chosen for part in ("--set", assignment)]
-    result = invoke("prune", small_config.model.name, "--config", config, "--out", tmp_path / "out", *settings)
-    assert result.exit_code == 0, result.output
-    choice = Report.model_validate_json((tmp_path / "out" / "report.json").read_text()).choice
-    assert choice.kl_after_sequential is None
-    assert choice.num_finalists == 1
-    with RunStore(tmp_path / "out" / "run.db") as store:
-        best = ranked([Measurement.model_validate_json(record) for record in store.all_measurements()])[0]
-    assert (choice.architecture, choice.kl) == (best.architecture, best.kl), "without it the best measured is taken"

@@ -1,14 +1,11 @@
 """The comparison: every method beside every other, resumable, at one parameter count."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from small_runs import Moment, kill_at
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
@@ -23,7 +20,6 @@ from secateur.report.comparison import Comparison, comparison_markdown, values_o
 from secateur.runs.progress import Event, StageEnded
 
 METHODS = ("llm-pruner", "flap", "evopress", "secateur")
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -185,24 +181,7 @@ class TestResume:
 
     def test_killed_between_cells_it_goes_on_and_ends_the_same(self, compared_config, comparison, tmp_path):
         root = tmp_path / "killed"
-        config = tmp_path / "config.json"
-        config.write_text(compared_config.model_dump_json())
-        script = (
-            "import os, signal, sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
-            "from secateur.comparison import run_comparison; from secateur.comparison_plan import ComparisonConfig\n"
-            "from secateur.runs.progress import StageEnded\n"
-            "ended = []\n"
-            "def listen(event):\n"
-            "    if isinstance(event, StageEnded):\n"
-            "        ended.append(event)\n"
-            "        if len(ended) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "config = ComparisonConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-            "run_comparison(config, Path(sys.argv[2]), listen)\n"
-        )
-        completed = subprocess.run(
-            [sys.executable, "-c", script, str(config), str(root)], env=ENVIRONMENT, capture_output=True, check=False
-        )
-        assert completed.returncode == -signal.SIGKILL, completed.stderr.decode()
+        kill_at(compared_config, root, Moment("ended", 5))
         begun = read_comparison(ComparisonFolder(root))
         assert begun is not None
         assert 0 < len(begun.cells) < len(comparison.cells)

@@ -8,77 +8,49 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import Finished, Moment, kill_at, stored_measurements
 
 from secateur.config import RunConfig, to_yaml
 from secateur.errors import RunFolderError
 from secateur.pipeline import resume_pipeline, run_pipeline
-from secateur.report.record import Report
 from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
-from secateur.runs.store import RunStore
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return run_pipeline(small_config, tmp_path_factory.mktemp("uninterrupted") / "run")
-
-
-def kill_at(config: RunConfig, root: Path, stage: str, kind: str, done: int, scratch: Path) -> None:
-    """Run in another process until it kills itself at one event."""
-    path = scratch / "config.yaml"
-    path.write_text(to_yaml(config))
-    script = Path(__file__).with_name("killed_run.py")
-    completed = subprocess.run(
-        [sys.executable, str(script), str(path), str(root), stage, kind, str(done)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert completed.returncode == -signal.SIGKILL, completed.stderr
-
-
-def measurements(root: Path) -> list[str]:
-    with RunStore(root / "run.db") as store:
-        return store.all_measurements()
 
 
 @pytest.mark.parametrize(
     ("stage", "kind", "done"),
     [
         ("calibrate", "advanced", 7),
-        pytest.param("calibrate", "ended", 0, marks=pytest.mark.slow),
+        pytest.param("calibrate", "ended", 1, marks=pytest.mark.slow),
         pytest.param("search", "advanced", 7, marks=pytest.mark.slow),
         ("search", "advanced", 30),
         ("prune", "advanced", 2),
-        pytest.param("export", "started", 0, marks=pytest.mark.slow),
-        ("export", "ended", 0),
+        pytest.param("export", "started", 1, marks=pytest.mark.slow),
+        ("export", "ended", 1),
     ],
 )
 def test_a_killed_run_goes_on_and_chooses_the_same(
-    small_config: RunConfig, uninterrupted: Report, tmp_path: Path, stage: str, kind: str, done: int
+    small_config: RunConfig, finished: Finished, tmp_path: Path, stage: str, kind: str, done: int
 ) -> None:
     root = tmp_path / "run"
-    kill_at(small_config, root, stage, kind, done, tmp_path)
+    kill_at(small_config, root, Moment(kind, done, stage))
     assert not (root / "report.json").exists()
-    before = measurements(root)
+    before = stored_measurements(root)
     if stage == "search":
         assert len(before) == done, "each measurement is on disk before the next one begins"
     resumed = resume_pipeline(root)
-    after = measurements(root)
+    after = stored_measurements(root)
     assert len(after) == 34
     assert after[: len(before)] == before, "nothing is measured twice"
-    assert resumed.choice == uninterrupted.choice
-    assert resumed.rounds == uninterrupted.rounds
-    assert [row.perplexity for row in resumed.rows] == [row.perplexity for row in uninterrupted.rows]
+    assert resumed.choice == finished.report.choice
+    assert resumed.rounds == finished.report.rounds
+    assert [row.perplexity for row in resumed.rows] == [row.perplexity for row in finished.report.rows]
 
 
 def test_finished_stages_come_from_the_folder(small_config: RunConfig, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    kill_at(small_config, root, "calibrate", "ended", 0, tmp_path)
+    kill_at(small_config, root, Moment("ended", 1, "calibrate"))
     # The stage's last event comes just before its end is stored; a second kill lies safely behind it.
-    kill_at(small_config, root, "search", "advanced", 1, tmp_path)
+    kill_at(small_config, root, Moment("advanced", 1, "search"))
     events: list[Event] = []
     resume_pipeline(root, events.append)
     reused = [event.stage for event in events if isinstance(event, StageEnded) and event.reused]
@@ -87,17 +59,17 @@ def test_finished_stages_come_from_the_folder(small_config: RunConfig, tmp_path:
 
 
 def test_an_interrupted_calibration_goes_on_from_its_checkpoint(
-    small_config: RunConfig, uninterrupted: Report, tmp_path: Path
+    small_config: RunConfig, finished: Finished, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
-    kill_at(small_config, root, "calibrate", "advanced", 3, tmp_path)
+    kill_at(small_config, root, Moment("advanced", 3, "calibrate"))
     assert (root / "calibration.safetensors").is_file()
     events: list[Event] = []
     resumed = resume_pipeline(root, events.append)
     steps = [event.done for event in events if isinstance(event, StageAdvanced) and event.stage == "calibrate"]
     assert steps[0] == 3, "two batches are in the checkpoint; the third was under way"
-    assert resumed.choice == uninterrupted.choice
-    assert resumed.rows[1].perplexity == uninterrupted.rows[1].perplexity, "the baseline's Taylor order is the same too"
+    assert resumed.choice == finished.report.choice
+    assert resumed.rows[1].perplexity == finished.report.rows[1].perplexity, "so is the baseline's order"
     assert not (root / "calibration.safetensors").exists()
 
 
@@ -106,7 +78,7 @@ def test_changed_text_is_noticed_on_resume(small_config: RunConfig, tmp_path: Pa
     text.write_text(Path(small_config.data.sources[0]).read_text())
     data = small_config.data.model_copy(update={"sources": (str(text),)})
     config = small_config.model_copy(update={"data": data})
-    kill_at(config, tmp_path / "run", "search", "started", 0, tmp_path)
+    kill_at(config, tmp_path / "run", Moment("started", 1, "search"))
     text.write_text(text.read_text().replace("the", "a"))
     with pytest.raises(RunFolderError, match=r"calibration, selection, evaluation changed since"):
         resume_pipeline(tmp_path / "run")
@@ -129,7 +101,6 @@ def test_ctrl_c_says_how_to_go_on(small_config: RunConfig, tmp_path: Path) -> No
     command = [sys.executable, "-m", "secateur", "prune", small_config.model.name, "--config", str(path)]
     process = subprocess.Popen(
         [*command, "--out", str(root), "--set", "search.measurements=5000", "--set", "seed=2"],
-        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -137,7 +108,7 @@ def test_ctrl_c_says_how_to_go_on(small_config: RunConfig, tmp_path: Path) -> No
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are needed for it
     )
     deadline = time.monotonic() + 120
-    while not (root / "run.db").exists() or len(measurements(root)) < 3:
+    while not (root / "run.db").exists() or len(stored_measurements(root)) < 3:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -146,4 +117,4 @@ def test_ctrl_c_says_how_to_go_on(small_config: RunConfig, tmp_path: Path) -> No
     assert process.returncode == 130
     assert errors.strip() == f"interrupted; go on with: secateur resume {root}"
     # What the line says works: the database is whole.
-    assert len(measurements(root)) >= 3
+    assert len(stored_measurements(root)) >= 3

@@ -1,43 +1,44 @@
 """One run from a checkpoint and a text file to a smaller checkpoint, and what it leaves behind."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from small_runs import Finished, Moment, run_until, stored_measurements
 
 from secateur.config import RunConfig, build_config
 from secateur.model.walk import DecoderWalk
 from secateur.pipeline import resume_pipeline, run_pipeline
-from secateur.report.record import Report
+from secateur.report.record import Choice, ModelRow, Report
 from secateur.runs.progress import Event, StageAdvanced, StageEnded
 from secateur.runs.store import RunStore
 from secateur.search.task import ranked
-from secateur.space.candidate import Measurement
 
 
 @pytest.fixture(scope="module")
-def finished(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
-    root = tmp_path_factory.mktemp("finished") / "run"
-    return run_pipeline(small_config, root), root
+def searched(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all its measurements and nothing cut yet."""
+    root = tmp_path_factory.mktemp("searched") / "run"
+    run_until(small_config, root, Moment("started", stage="prune"))
+    return root
 
 
-@pytest.fixture(scope="module")
-def other_seed(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, list[Event]]:
-    root = tmp_path_factory.mktemp("other_seed") / "run"
-    events: list[Event] = []
-    return run_pipeline(small_config.model_copy(update={"seed": 1}), root, events.append), root, events
-
-
-def stored_measurements(root: Path) -> list[Measurement]:
+def cut_and_evaluate(config: RunConfig, root: Path) -> tuple[Choice, ModelRow]:
+    """Begin or go on with a run, up to its export; give what was chosen and how it does on unseen text."""
+    run_until(config, root, Moment("started", stage="export"))
     with RunStore(root / "run.db") as store:
-        return [Measurement.model_validate_json(record) for record in store.all_measurements()]
+        choice, rows = store.stage("prune"), store.stage("evaluate")
+        assert choice is not None
+        assert rows is not None
+        return Choice.model_validate(choice.payload), ModelRow.model_validate(rows.payload[-1])
 
 
-def test_the_folder_holds_what_the_readme_promises(finished: tuple[Report, Path], small_config: RunConfig) -> None:
-    report, root = finished
+def test_the_folder_holds_what_the_readme_promises(finished: Finished, small_config: RunConfig) -> None:
+    report, root = finished.report, finished.root
     assert build_config([yaml.safe_load((root / "config.yaml").read_text())]) == small_config
     assert Report.model_validate_json((root / "report.json").read_text()) == report
     assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= {
@@ -46,17 +47,17 @@ def test_the_folder_holds_what_the_readme_promises(finished: tuple[Report, Path]
     assert not list(root.glob(".*.partial"))
 
 
-def test_the_chosen_architecture_is_one_of_the_best_that_were_measured(finished: tuple[Report, Path]) -> None:
-    report, root = finished
-    measured = stored_measurements(root)
+def test_the_chosen_architecture_is_one_of_the_best_that_were_measured(finished: Finished) -> None:
+    report = finished.report
+    measured = finished.measurements
     assert len(measured) == report.num_measurements == 34
     finalists = ranked(measured)[: report.choice.num_finalists]
     assert len(finalists) == 3
     assert (report.choice.architecture, report.choice.kl) in [(m.architecture, m.kl) for m in finalists]
 
 
-def test_every_measurement_is_spent_inside_the_budget_band(finished: tuple[Report, Path]) -> None:
-    report, root = finished
+def test_every_measurement_is_spent_inside_the_budget_band(finished: Finished) -> None:
+    report, root = finished.report, finished.root
     dense = report.row("dense").cost.decoder_parameters
     with RunStore(root / "run.db") as store:
         kept = [1 - json.loads(record)["parameter_reduction"] for record in store.candidates()]
@@ -64,33 +65,34 @@ def test_every_measurement_is_spent_inside_the_budget_band(finished: tuple[Repor
     assert report.row("secateur").cost.decoder_parameters <= 0.70 * dense
 
 
-def test_it_beats_the_uniform_baseline_at_no_more_parameters(finished: tuple[Report, Path]) -> None:
-    report, _ = finished
+def test_it_beats_the_uniform_baseline_at_no_more_parameters(finished: Finished) -> None:
+    report = finished.report
     secateur, uniform = report.row("secateur"), report.row("uniform")
     assert secateur.kl < uniform.kl
     assert secateur.cost.decoder_parameters <= 1.03 * uniform.cost.decoder_parameters
     assert report.row("dense").kl == pytest.approx(0, abs=1e-6)
 
 
-def test_finalists_that_were_measured_by_slices_are_reconstructed_and_compared(finished: tuple[Report, Path]) -> None:
-    report, root = finished
-    best = ranked(stored_measurements(root))[0]
+def test_finalists_that_were_measured_by_slices_are_reconstructed_and_compared(finished: Finished) -> None:
+    report = finished.report
+    best = ranked(finished.measurements)[0]
     assert report.choice.kl_after_sequential is not None
     assert report.choice.kl_after_sequential < (best.kl or 0), "else the best measured would stay as it was"
 
 
 def test_gains_that_harm_are_taken_back(
-    small_config: RunConfig, tmp_path: Path, finished: tuple[Report, Path], monkeypatch: pytest.MonkeyPatch
+    small_config: RunConfig, searched: Path, tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def harm(_walk: object, pruned: DecoderWalk, *_rest: object) -> dict[torch.nn.Module, float]:
         return {module: 3.0 for module in pruned.model.modules() if isinstance(module, torch.nn.Linear)}
 
     monkeypatch.setattr("secateur.stages.prune.match_gains", harm)
-    harmed, (report, _) = run_pipeline(small_config, tmp_path / "run"), finished
-    assert harmed.choice.kl_after_gains is None
-    assert harmed.row("secateur").kl == pytest.approx(harmed.choice.kl_after_sequential, rel=0.3)
-    assert report.choice.kl_after_gains is not None
-    assert report.choice.kl_after_gains < report.choice.kl_after_sequential == harmed.choice.kl_after_sequential
+    choice, row = cut_and_evaluate(small_config, Path(shutil.copytree(searched, tmp_path / "run")))
+    unharmed = finished.report.choice
+    assert choice.kl_after_gains is None
+    assert row.kl == pytest.approx(choice.kl_after_sequential, rel=0.3)
+    assert unharmed.kl_after_gains is not None
+    assert unharmed.kl_after_gains < unharmed.kl_after_sequential == choice.kl_after_sequential
 
 
 def test_candidates_that_were_reconstructed_on_all_tokens_are_chosen_as_measured(
@@ -112,9 +114,9 @@ def test_candidates_that_were_reconstructed_on_all_tokens_are_chosen_as_measured
 
 
 def test_a_stranger_loads_and_generates_with_the_lines_on_the_card(
-    finished: tuple[Report, Path], capfd: pytest.CaptureFixture[str]
+    finished: Finished, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    report, root = finished
+    report, root = finished.report, finished.root
     exported = root / "exported"
     card = (exported / "README.md").read_text()
     assert report.export.remote_code
@@ -132,32 +134,38 @@ def test_a_stranger_loads_and_generates_with_the_lines_on_the_card(
     )
 
 
-def test_a_finished_run_is_not_done_again(finished: tuple[Report, Path]) -> None:
-    report, root = finished
+def test_a_finished_run_is_not_done_again(finished: Finished) -> None:
+    report, root = finished.report, finished.root
     events: list[Event] = []
     assert resume_pipeline(root, events.append) == report
     assert events == []
 
 
-def test_progress_counts_every_measurement_and_ends_every_stage(other_seed: tuple[Report, Path, list[Event]]) -> None:
-    events = other_seed[2]
-    steps = [event.done for event in events if isinstance(event, StageAdvanced) and event.stage == "search"]
+def test_progress_counts_every_measurement_and_ends_every_stage(finished: Finished) -> None:
+    steps = [event.done for event in finished.events if isinstance(event, StageAdvanced) and event.stage == "search"]
     assert steps == list(range(1, 35))
-    ended = [event.stage for event in events if isinstance(event, StageEnded)]
+    ended = [event.stage for event in finished.events if isinstance(event, StageEnded)]
     assert ended == ["load", "calibrate", "search", "prune", "evaluate", "export"]
 
 
-def test_the_same_seed_finds_the_same_and_another_seed_searches_elsewhere(
-    small_config: RunConfig, finished: tuple[Report, Path], other_seed: tuple[Report, Path, list[Event]], tmp_path: Path
+def test_the_same_seed_finds_the_same(finished: Finished, searched: Path) -> None:
+    first, second = (
+        [(m.architecture, m.kl) for m in of] for of in (finished.measurements, stored_measurements(searched))
+    )
+    assert first == second
+
+
+def test_another_seed_searches_elsewhere_on_the_same_text(
+    small_config: RunConfig, finished: Finished, tmp_path: Path
 ) -> None:
-    report, root = finished
-    again = run_pipeline(small_config, tmp_path / "again")
-    assert again.choice == report.choice
-    assert again.rounds == report.rounds
-    other, other_root, _ = other_seed
-    first, second = ({m.architecture for m in stored_measurements(folder)} for folder in (root, other_root))
+    other = small_config.model_copy(update={"seed": 1})
+    run_until(other, tmp_path / "run", Moment("started", stage="prune"))
+    first, second = ({m.architecture for m in stored_measurements(root)} for root in (finished.root, tmp_path / "run"))
     assert first != second
-    assert other.row("dense").perplexity.value == report.row("dense").perplexity.value
+    with RunStore(tmp_path / "run" / "run.db") as store:
+        loaded = store.stage("load")
+    assert loaded is not None
+    assert loaded.payload == finished.report.fingerprints
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["measured by slices", "measured after it"])
@@ -171,8 +179,25 @@ def test_a_sequential_reconstruction_that_harms_is_taken_back(
     monkeypatch.setattr("secateur.stages.prune.reconstruct_in_sequence", torch.no_grad()(harm))
     update = {"measurements": 50, "rounds": 1, "reconstructed_share": share}
     search = small_config.search.model_copy(update=update)
-    report = run_pipeline(small_config.model_copy(update={"search": search}), tmp_path / "run")
-    assert report.choice.kl_after_sequential is None
-    assert report.choice.kl_after_gains is None
+    choice, row = cut_and_evaluate(small_config.model_copy(update={"search": search}), tmp_path / "run")
+    assert choice.kl_after_sequential is None
+    assert choice.kl_after_gains is None
     # What is evaluated and exported is the bank's solution: as good on unseen text as on the selection set, roughly.
-    assert report.row("secateur").kl == pytest.approx(report.choice.kl, rel=0.3)
+    assert row.kl == pytest.approx(choice.kl, rel=0.3)
+
+
+@pytest.mark.parametrize(("importance", "reconstruction"), [("taylor", "none"), ("wanda", "least_squares")])
+def test_without_sequential_reconstruction_the_best_measured_is_taken(
+    small_config: RunConfig, tmp_path: Path, importance: str, reconstruction: str
+) -> None:
+    pruning = small_config.pruning.model_copy(update={"importance": importance, "reconstruction": reconstruction})
+    config = small_config.model_copy(update={"pruning": pruning})
+    run_until(config, tmp_path / "run", Moment("started", stage="evaluate"))
+    with RunStore(tmp_path / "run" / "run.db") as store:
+        pruned = store.stage("prune")
+    assert pruned is not None
+    choice = Choice.model_validate(pruned.payload)
+    assert choice.kl_after_sequential is None
+    assert choice.num_finalists == 1
+    best = ranked(stored_measurements(tmp_path / "run"))[0]
+    assert (choice.architecture, choice.kl) == (best.architecture, best.kl)

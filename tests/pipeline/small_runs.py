@@ -1,0 +1,99 @@
+"""Runs for tests to look at: whole ones, and ones stopped at an event, by SIGKILL or by an exception."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur.comparison import run_comparison
+from secateur.comparison_plan import ComparisonConfig
+from secateur.config import RunConfig
+from secateur.pipeline import run_pipeline
+from secateur.report.record import Report
+from secateur.runs.progress import Event, Listener, StageAdvanced, StageEnded, StageStarted
+from secateur.runs.store import RunStore
+from secateur.space.candidate import Measurement
+from secateur.stages import calibrate
+
+KINDS = {"started": StageStarted, "advanced": StageAdvanced, "ended": StageEnded}
+
+
+@dataclass
+class Moment:
+    """The `count`-th event of one kind; of one stage if named."""
+
+    kind: str
+    count: int = 1
+    stage: str | None = None
+    seen: int = field(default=0, init=False)
+
+    def reached(self, event: Event) -> bool:
+        self.seen += isinstance(event, KINDS[self.kind]) and self.stage in (None, event.stage)
+        return self.seen == self.count
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A whole run, where it lies, and all it said on its way."""
+
+    report: Report
+    root: Path
+    events: list[Event]
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        return stored_measurements(self.root)
+
+
+def finish(config: RunConfig, root: Path) -> Finished:
+    events: list[Event] = []
+    return Finished(run_pipeline(config, root, events.append), root, events)
+
+
+def stored_measurements(root: Path) -> list[Measurement]:
+    with RunStore(root / "run.db") as store:
+        return [Measurement.model_validate_json(record) for record in store.all_measurements()]
+
+
+class StoppedError(Exception):
+    """Raised by the listener of `run_until`."""
+
+
+def run_until(config: RunConfig, root: Path, moment: Moment, listener: Listener = lambda _event: None) -> None:
+    """Run in this process up to a moment, and leave the folder as it is then."""
+
+    def stop(event: Event) -> None:
+        listener(event)
+        if moment.reached(event):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_pipeline(config, root, stop)
+
+
+def _run_and_die(config: RunConfig | ComparisonConfig, root: Path, moment: Moment) -> None:
+    def kill(event: Event) -> None:
+        if moment.reached(event):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    # The tests' calibration is over before its first checkpoint would be due.
+    calibrate.CHECKPOINT_SECONDS = 0.0
+    run: Callable[..., object] = run_pipeline if isinstance(config, RunConfig) else run_comparison
+    run(config, root, kill)
+
+
+def kill_at(config: RunConfig | ComparisonConfig, root: Path, moment: Moment) -> None:
+    """Run or compare in another process until it kills itself at a moment."""
+    # Forked from a server that has done nothing but import, so that a dozen of these do not import torch each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["small_runs"])
+    process = context.Process(target=_run_and_die, args=(config, root, moment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL

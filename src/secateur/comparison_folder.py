@@ -10,12 +10,13 @@ from secateur.config import differences, differing_fields, read_yaml
 from secateur.errors import RunFolderError
 from secateur.report.comparison import Cell, Comparison
 from secateur.runs.folder import RunFolder
+from secateur.search.methods import SEARCHES
 
-# Settings that no other method reads.
-OWN_METHOD = "secateur"
-OWN_SETTINGS = frozenset(
-    f"search.{name}" for name in ("predictor", "rounds", "initial_share", "reconstructed_share", "reconstructed_tokens")
-)
+OWN_SETTINGS = ("predictor", "rounds", "initial_share", "reconstructed_share", "reconstructed_tokens")
+# The methods that read a setting, where not all do. Those that allocate without a search are not bound to the grid.
+READERS = {f"search.{name}": frozenset({"secateur"}) for name in OWN_SETTINGS} | {
+    f"space.{name}": frozenset(SEARCHES) for name in ("ffn_levels", "kv_levels")
+}
 
 
 class ComparisonFolder:
@@ -94,7 +95,7 @@ def check_folder(folder: ComparisonFolder, config: ComparisonConfig) -> None:
 def cells_of(other: Path, comparison: Comparison) -> list[Cell]:
     """Give the cells that another comparison has made, if it is one of the same: seeds, budgets and methods may differ.
 
-    Where nothing differs but settings that only Secateur's own method reads, those are all cells but Secateur's.
+    Where settings differ that some methods do not read, those are the cells of these methods.
 
     Args:
         other: Its folder, or the `comparison.json` alone.
@@ -108,13 +109,14 @@ def cells_of(other: Path, comparison: Comparison) -> list[Cell]:
         raise RunFolderError(f"{other} holds no comparison with cells; --join needs the --out of another comparison")
     record = _read_record(path)
     differing = differences(record.settings, comparison.settings)
-    others = [text for name, text in differing.items() if name not in OWN_SETTINGS]
+    others = [text for name, text in differing.items() if name not in READERS]
     for name in ("secateur", "model", "versions", "fingerprints"):
         theirs, ours = getattr(record, name), getattr(comparison, name)
         others += [f"{name}: {theirs!r} != {ours!r}"] if theirs != ours else []
     if others:
         raise RunFolderError(f"{other} cannot be joined, it differs in {'; '.join(others)}; make its cells again")
-    return [cell for cell in record.cells if not (differing and cell.method == OWN_METHOD)]
+    readers = frozenset[str]().union(*(READERS[name] for name in differing))
+    return [cell for cell in record.cells if cell.method not in readers]
 
 
 def _read_record(path: Path) -> Comparison:

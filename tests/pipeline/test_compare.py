@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from secateur.cli import app
 from secateur.comparison import resume_comparison, run_comparison
-from secateur.comparison_folder import OWN_SETTINGS, ComparisonFolder, read_comparison
+from secateur.comparison_folder import READERS, ComparisonFolder, read_comparison
 from secateur.comparison_plan import ComparisonConfig, plan_cells
-from secateur.config import RunConfig, SearchConfig
+from secateur.config import RunConfig, SearchConfig, SpaceConfig
 from secateur.errors import ConfigError, RunFolderError
 from secateur.presets import PRESETS
 from secateur.report.comparison import Comparison, comparison_markdown, values_of, verdict_lines
@@ -247,8 +247,20 @@ class TestJoin:
         with pytest.raises(RunFolderError, match=r"broken.json is no comparison that this version can read"):
             run_comparison(compared_config, tmp_path / "all", join=[tmp_path / "broken.json"])
 
-    def test_what_only_our_own_search_reads_is_a_setting(self):
-        assert {f"search.{name}" for name in SearchConfig.model_fields} >= OWN_SETTINGS
+    def test_methods_that_search_no_grid_come_to_the_same_on_another(self, compared_config, comparison, tmp_path):
+        """Uniform and FLAP choose their own widths, so their cells may be joined whatever the grid is."""
+        base = compared_config.base
+        finer = base.model_copy(update={"space": base.space.model_copy(update={"ffn_levels": 9})})
+        one = compared_config.model_copy(update={"base": finer, "methods": ("llm-pruner", "flap"), "seeds": (0,)})
+        made = run_comparison(one, tmp_path / "all")
+        methods = {cell.method for cell in made.cells}
+        assert not methods & READERS["space.ffn_levels"]
+        same = tuple(cell for cell in comparison.cells if cell.method in methods and cell.seed == 0)
+        assert without_times(made) == without_times(comparison.model_copy(update={"cells": same}))
+
+    def test_what_only_some_methods_read_is_a_setting(self):
+        fields = {"search": SearchConfig.model_fields, "space": SpaceConfig.model_fields}
+        assert {f"{section}.{name}" for section, names in fields.items() for name in names} >= READERS.keys()
 
     def test_the_json_alone_can_be_joined(self, compared_config, one_seed, tmp_path):
         alone = tmp_path / "alone.json"

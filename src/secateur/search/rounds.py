@@ -70,12 +70,17 @@ def _num_initial(task: SearchTask, count: int) -> int:
 def _rounds(
     task: SearchTask, measure: MeasureBatch, first: list[Candidate], count: int, number: int
 ) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
-    """Measure a first set, then what the predictor proposes, refitted each round, until `count` are measured."""
+    """Measure a first set, then what the predictor proposes, refitted each round, until `count` are measured.
+
+    There is one round even where the first set has spent them all: it judges the predictor.
+    """
     table = feature_table(task.space, task.errors)
     reconstructed = measure is task.measure_reconstructed
     measured = measure(first)
     rounds: list[RoundRecord] = []
     for later in range(task.num_rounds):
+        if rounds and len(measured) >= count:
+            break
         left = math.ceil((count - len(measured)) / (task.num_rounds - later))
         quality, batch = _one_round(task, table, measured, left, number + later, optimistic=reconstructed)
         measured = measured + (measure(batch) if batch else [])

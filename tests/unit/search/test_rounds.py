@@ -74,6 +74,13 @@ def test_a_band_that_holds_too_little_to_learn_from_says_so(prepared):
         search(space, Budget.from_keep(space.shape, 1.0, 0.02), smooth)
 
 
+def test_spent_measurements_are_judged_once_and_not_every_round_again(space, budget):
+    found = search(space, budget, smooth, num_measurements=25, num_rounds=8)
+    assert [record.quality.num_pairs for record in found.rounds] == [25]
+    found = search(space, budget, smooth, num_measurements=28, num_rounds=8)
+    assert [record.quality.num_pairs for record in found.rounds] == [25, 26, 27]
+
+
 def test_a_failed_architecture_is_not_proposed_again(space, budget):
     calls = []
 

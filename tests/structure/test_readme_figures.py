@@ -60,13 +60,17 @@ COMPARED = re.compile(
 COMPARED_ROWS = [match.groupdict() for match in COMPARED.finditer((ROOT / "README.md").read_text())]
 
 
-def test_the_comparison_has_its_rows() -> None:
-    assert [row["keep"] for row in COMPARED_ROWS] == ["0.9", "0.8", "0.7", "0.5"]
+# Which comparison a row is of: the demo model's is at a budget of its own.
+NAMES = {"0.9": "stories260k", "0.8": "stories260k", "0.7": "stories260k", "0.5": "stories260k", "0.75": "demo"}
+
+
+def test_the_comparisons_have_their_rows() -> None:
+    assert [row["keep"] for row in COMPARED_ROWS] == list(NAMES)
 
 
 @pytest.mark.parametrize("row", COMPARED_ROWS, ids=lambda row: row["keep"])
 def test_figures_are_those_of_the_comparison(row: dict[str, str]) -> None:
-    text = (ROOT / "benchmarks" / "results" / "compare-stories260k.json").read_text()
+    text = (ROOT / "benchmarks" / "results" / f"compare-{NAMES[row['keep']]}.json").read_text()
     comparison = Comparison.model_validate_json(text)
     assert comparison.finished
     assert len(comparison.seeds) == 3

@@ -15,11 +15,13 @@ from secateur.comparison_plan import ComparisonConfig
 from secateur.config import RunConfig
 from secateur.pipeline import run_pipeline
 from secateur.report.record import Report
-from secateur.runs.progress import Event, Listener, StageAdvanced, StageEnded, StageStarted
+from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
 from secateur.runs.store import RunStore
 from secateur.space.candidate import Measurement
 from secateur.stages import calibrate
 
+# What transformers imports when a model is loaded and not before: seconds, in every process.
+LAZY = ("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto")
 KINDS = {"started": StageStarted, "advanced": StageAdvanced, "ended": StageEnded}
 
 
@@ -64,11 +66,10 @@ class StoppedError(Exception):
     """Raised by the listener of `run_until`."""
 
 
-def run_until(config: RunConfig, root: Path, moment: Moment, listener: Listener = lambda _event: None) -> None:
+def run_until(config: RunConfig, root: Path, moment: Moment) -> None:
     """Run in this process up to a moment, and leave the folder as it is then."""
 
     def stop(event: Event) -> None:
-        listener(event)
         if moment.reached(event):
             raise StoppedError
 
@@ -92,7 +93,7 @@ def kill_at(config: RunConfig | ComparisonConfig, root: Path, moment: Moment) ->
     """Run or compare in another process until it kills itself at a moment."""
     # Forked from a server that has done nothing but import, so that a dozen of these do not import torch each.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["small_runs"])
+    context.set_forkserver_preload(["small_runs", *LAZY])
     process = context.Process(target=_run_and_die, args=(config, root, moment))
     process.start()
     process.join()

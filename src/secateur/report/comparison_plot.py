@@ -135,7 +135,8 @@ def _budgets(axes: Axes, comparison: Comparison) -> None:
     axes.set_ylabel("perplexity")
     axes.set_title("quality against budget, as published", fontsize=10)
     axes.grid(which="both", alpha=0.25)
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
 
 
 def _plain_ticks(axis: Axis) -> None:

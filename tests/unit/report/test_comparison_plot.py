@@ -28,3 +28,11 @@ def test_where_every_search_ends_is_in_sight(panels: dict[str, Axes]) -> None:
     ends = {str(line.get_label()): float(np.asarray(line.get_ydata())[-1]) for line in axes.lines}
     assert {"random search", "EvoPress", "Puzzle", "Ji et al. 2023", "Secateur"} == ends.keys()
     assert all(low < end < high for end in ends.values()), ends
+
+
+def test_orders_alone_are_drawn_without_a_complaint(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """They search nothing and have no line against the budget, so two panels stay empty."""
+    comparison = Comparison.model_validate_json((RESULTS / "compare-demo.json").read_text())
+    draw_comparison(comparison.model_copy(update={"methods": ("l1",)}), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 0
+    assert [str(warning.message) for warning in recwarn] == []

@@ -247,16 +247,17 @@ class TestJoin:
         with pytest.raises(RunFolderError, match=r"broken.json is no comparison that this version can read"):
             run_comparison(compared_config, tmp_path / "all", join=[tmp_path / "broken.json"])
 
-    def test_methods_that_search_no_grid_come_to_the_same_on_another(self, compared_config, comparison, tmp_path):
-        """Uniform and FLAP choose their own widths, so their cells may be joined whatever the grid is."""
-        base = compared_config.base
-        finer = base.model_copy(update={"space": base.space.model_copy(update={"ffn_levels": 9})})
-        one = compared_config.model_copy(update={"base": finer, "methods": ("llm-pruner", "flap"), "seeds": (0,)})
-        made = run_comparison(one, tmp_path / "all")
-        methods = {cell.method for cell in made.cells}
-        assert not methods & READERS["space.ffn_levels"]
-        same = tuple(cell for cell in comparison.cells if cell.method in methods and cell.seed == 0)
-        assert without_times(made) == without_times(comparison.model_copy(update={"cells": same}))
+    @pytest.mark.parametrize("method", ["llm-pruner", "llm-pruner-middle", "flap", "shortgpt", "ji2023"])
+    def test_methods_that_search_no_grid_come_to_the_same_on_another(self, method, compared_config, tmp_path):
+        """They choose their own widths, so their cells may be joined whatever the grid is."""
+        one = compared_config.model_copy(update={"methods": (method,), "seeds": (0,), "texts": {}})
+        made = []
+        for levels in (5, 9):
+            space = one.base.space.model_copy(update={"ffn_levels": levels})
+            base = one.base.model_copy(update={"space": space})
+            made.append(run_comparison(one.model_copy(update={"base": base}), tmp_path / str(levels)))
+        assert not {cell.method for cell in made[0].cells} & READERS["space.ffn_levels"]
+        assert without_times(made[0]) == without_times(made[1])
 
     def test_what_only_some_methods_read_is_a_setting(self):
         fields = {"search": SearchConfig.model_fields, "space": SpaceConfig.model_fields}

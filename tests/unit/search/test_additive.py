@@ -45,7 +45,7 @@ class TestAdditiveOptimum:
     def test_is_nothing_where_nothing_is_inside_the_band(self, prepared):
         space = define_space(prepared.dense.shape, 2, 2)
         losses = [dict.fromkeys(options, 1.0) for options in space.options]
-        assert additive_optimum(space, Budget(ceiling=100, floor=50), losses) is None
+        assert additive_optimum(space, Budget.of_decoder_parameters(ceiling=100, floor=50), losses) is None
 
     def test_what_the_solver_prints_is_not_seen(self, coarse, capfd):
         """HiGHS writes lines of its own to standard output; a run's output is the tool's."""

@@ -79,7 +79,7 @@ def test_a_budget_of_next_to_nothing_still_asks_for_something(prepared):
 
 
 def test_a_band_is_widened_downwards_and_never_narrowed():
-    budget = Budget(ceiling=1000, floor=990)
-    assert budget.widened(50) == Budget(ceiling=1000, floor=950)
+    budget = Budget.of_decoder_parameters(ceiling=1000, floor=990)
+    assert budget.widened(50) == Budget.of_decoder_parameters(ceiling=1000, floor=950)
     assert budget.widened(5) == budget
-    assert budget.widened(10_000) == Budget(ceiling=1000, floor=1)
+    assert budget.widened(10_000) == Budget.of_decoder_parameters(ceiling=1000, floor=1)

@@ -69,7 +69,7 @@ def test_repair_and_mutation_end_in_the_band_and_in_the_space(space, keep):
 def test_where_single_steps_miss_a_narrow_band_pairs_of_them_meet_it(prepared, monkeypatch):
     """Steps that differ in cost, one up and another down, move by less than any single one."""
     space = SearchSpace(shape=prepared.dense.shape, options=((1, 2, 3, 4), (7, 24, 41, 48)) * 3)
-    budget = Budget(ceiling=21_000, floor=20_900)
+    budget = Budget.of_decoder_parameters(ceiling=21_000, floor=20_900)
     assert space.smallest_step > 6 * 100
 
     def inside():

@@ -35,7 +35,7 @@ def parse_amount(written: object) -> object:
     return round(amount)
 
 
-def short_amount(amount: float) -> str:
+def short_amount(amount: int) -> str:
     """Write an amount as `parse_amount` reads it, in as few characters as four digits allow: 1100000 is `1.1M`."""
     for suffix, unit in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if amount >= unit:

@@ -21,7 +21,7 @@ from secateur.search.ji2023 import paper_space, refuse_other_limits, refuse_pape
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES, UNIFORM
 from secateur.search.rounds import FEWEST_PAIRS
 from secateur.space.cost import COSTS, Budget, Limit, ModuleCost
-from secateur.space.latency import LatencyTable
+from secateur.space.latency_table import LatencyTable
 from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
 

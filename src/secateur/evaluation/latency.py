@@ -14,9 +14,11 @@ from transformers import Cache, DynamicCache
 from secateur.model.loading import DenseModel
 from secateur.model.shape import BlockKind, decoder_layers, group_tensors
 from secateur.model.walk import DecoderWalk
-from secateur.space.latency import LatencyTable, PhaseLatency
+from secateur.space.latency_table import LatencyTable, PhaseLatency
 
 WARM_UPS = 3
+# Of milliseconds: clocks tell no more, and what rounding leaves beyond them would look like a step from width to width.
+DIGITS = 6
 PREFILL, DECODE, OUTSIDE = "prefill", "decode", "outside"
 
 Clock = Callable[[], float]
@@ -68,10 +70,10 @@ def measure_latency(
 
     def phase(name: str) -> PhaseLatency:
         times = {
-            kind: never_faster_when_wider(options, [1e3 * seconds[name, kind, width] for width in options])
+            kind: never_faster_when_wider(options, [_milliseconds(seconds[name, kind, width]) for width in options])
             for kind, options in widths.items()
         }
-        outside = 1e3 * seconds[name, OUTSIDE, 0]
+        outside = _milliseconds(seconds[name, OUTSIDE, 0])
         return PhaseLatency(attention=times[BlockKind.ATTENTION], mlp=times[BlockKind.MLP], outside=outside)
 
     return LatencyTable(
@@ -118,7 +120,12 @@ def median_seconds(
 
 def never_faster_when_wider(widths: Sequence[int], values: Sequence[float]) -> tuple[float, ...]:
     """Give the non-decreasing values that are nearest to those measured, by least squares."""
-    return tuple(IsotonicRegression().fit_transform(np.array(widths, dtype=float), np.array(values)).tolist())
+    fitted = IsotonicRegression().fit_transform(np.array(widths, dtype=float), np.array(values))
+    return tuple(round(value, DIGITS) for value in fitted.tolist())
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1e3 * seconds, DIGITS)
 
 
 def narrowed(dense: DenseModel, kind: BlockKind, width: int) -> tuple[nn.Module, nn.Module]:

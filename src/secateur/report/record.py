@@ -8,7 +8,7 @@ from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import RoundRecord
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Cost
-from secateur.space.latency import LatencyTable
+from secateur.space.latency_table import LatencyTable
 
 
 class ModelRow(Record):

@@ -1,5 +1,7 @@
 """Draw architectures inside the budget band."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -40,20 +42,7 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
             if not above:
                 return None
             move(above[rng.integers(len(above))], -1)
-    fitting = list(range(len(current)))
-    while True:
-        # What did not fit before does not fit now: there is less left, and steps of other modules alone are made.
-        for table, ceiling, amount in zip(tables, ceilings, used, strict=True):
-            left = ceiling - amount
-            fitting = [
-                module
-                for module in fitting
-                if (level := current[module] + 1) < len(costs := table[module])
-                and costs[level] - costs[level - 1] <= left
-            ]
-        if not fitting:
-            break
-        move(fitting[rng.integers(len(fitting))], 1)
+    _fill(tables, ceilings, current, used, move, rng)
     for _ in range(MAX_EXCHANGES):
         if budget.admits(*used):
             break
@@ -62,10 +51,38 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
             break
         move(pair[0], 1)
         move(pair[1], -1)
+        if len(tables) > 1:
+            # What an exchange frees of one limit may be what another step lacked.
+            _fill(tables, ceilings, current, used, move, rng)
     if any(isinstance(amount, float) for amount in used):
         # Times are summed anew: what single steps leave of them is right to rounding only.
         used = list(space.used(budget, tuple(current)))
     return tuple(current) if budget.admits(*used) else None
+
+
+def _fill(
+    tables: list[CostTable],
+    ceilings: list[Amount],
+    levels: list[int],
+    used: list[Amount],
+    move: Callable[[int, int], None],
+    rng: np.random.Generator,
+) -> None:
+    """Raise random modules while a step fits into all limits."""
+    fitting = list(range(len(levels)))
+    while True:
+        # What did not fit before does not fit now: there is less left, and steps of other modules alone were made.
+        for table, ceiling, amount in zip(tables, ceilings, used, strict=True):
+            left = ceiling - amount
+            fitting = [
+                module
+                for module in fitting
+                if (level := levels[module] + 1) < len(costs := table[module])
+                and costs[level] - costs[level - 1] <= left
+            ]
+        if not fitting:
+            return
+        move(fitting[rng.integers(len(fitting))], 1)
 
 
 def _exchange(

@@ -34,9 +34,23 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 def prune_command(
     model: ModelArgument,
     keep: Annotated[
-        float | None, typer.Option(help="Share of the decoder-layer parameters that may stay; 0.75 if not given.")
+        float | None,
+        typer.Option(help="Share of the decoder-layer parameters that may stay; 0.75 if the budget has no limit."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-keep-KEEP if not given.")] = None,
+    max_params: Annotated[
+        str | None, typer.Option(help="Parameters of the whole model, at most: 1.2B, 350M, 90k or a number.")
+    ] = None,
+    max_flops: Annotated[
+        str | None, typer.Option(help="FLOPs per token in the decoder layers' matrices, at most.")
+    ] = None,
+    max_kv_cache_bytes: Annotated[
+        str | None, typer.Option(help="Bytes of KV cache per token of context, at 2 bytes an entry, at most.")
+    ] = None,
+    max_latency_ms: Annotated[
+        list[str] | None,
+        typer.Option(help="prefill=MS for a prompt, decode=MS or MS per generated token, on this device; twice."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-BUDGET if not given.")] = None,
     data: DataOption = None,
     preset: Annotated[
         str | None, typer.Option(help="A published method instead of the default, such as ji2023; see the README.")
@@ -50,6 +64,7 @@ def prune_command(
 ) -> None:
     """Prune MODEL to the budget and export the result."""
     with user_errors():
+        from secateur.budget import parse_latencies
         from secateur.config import build_config, parse_assignment, read_yaml, resolve
         from secateur.presets import find_preset
 
@@ -58,8 +73,14 @@ def prune_command(
         layers.append({"model": {"name": model}})
         if data:
             layers.append({"data": {"sources": data}})
-        if keep is not None:
-            layers.append({"budget": {"keep": keep}})
+        limits = {
+            "keep": keep,
+            "max_params": max_params,
+            "max_flops": max_flops,
+            "max_kv_cache_bytes": max_kv_cache_bytes,
+        }
+        limits |= parse_latencies(max_latency_ms or [])
+        layers.append({"budget": {name: limit for name, limit in limits.items() if limit is not None}})
         if device is not None:
             layers.append({"model": {"device": device}})
         if seed is not None:
@@ -67,7 +88,7 @@ def prune_command(
         layers += [parse_assignment(assignment) for assignment in assignments or []]
         resolved = resolve(build_config(layers))
         name = Path(model).name or "model"
-        root = out or Path("runs") / f"{name}-keep-{resolved.budget.keep:g}"
+        root = out or Path("runs") / f"{name}-{resolved.budget.title}"
         run_and_print(root, lambda listener: pipeline().run_pipeline(resolved, root, listener))
 
 
@@ -100,6 +121,7 @@ def compare_command(
 ) -> None:
     """Run the field's methods side by side on MODEL: same text, parameter count and number of measurements."""
     with user_errors():
+        from secateur.budget import USUAL_KEEP
         from secateur.config import build_config, parse_assignment, parse_list, parse_texts, read_yaml, resolve
         from secateur.presets import PRESETS
 
@@ -117,7 +139,7 @@ def compare_command(
         from secateur.comparison import run_comparison
         from secateur.comparison_plan import ComparisonConfig
 
-        keeps = tuple(dict.fromkeys(keep or [base.budget.keep]))
+        keeps = tuple(dict.fromkeys(keep or [base.budget.keep or USUAL_KEEP]))
         chosen = ComparisonConfig(
             base=base, methods=names, keeps=keeps, seeds=seed_values, texts=texts, text_tokens=text_tokens
         )

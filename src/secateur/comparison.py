@@ -175,7 +175,7 @@ def begin(config: ComparisonConfig, bench: Bench, rows: dict[str, dict[str, str]
         model=public.model.name,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=public.model_dump(
-            mode="json", exclude={"seed": True, "budget": {"keep"}, "baselines": True, "export": True}
+            mode="json", exclude={"seed": True, "budget": {"keep"}, "latency": True, "baselines": True, "export": True}
         ),
         num_tokens={str(role): tokens.num_tokens for role, tokens in inputs.sets.items()}
         | {name: tokens.num_tokens for name, tokens in bench.texts.items()},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from secateur.config import RunConfig, build_config
+from secateur.errors import ConfigError
 from secateur.presets import Preset, Settings, find_preset
 from secateur.schema import Record
 from secateur.search.ji2023 import PaperSizes
@@ -40,8 +41,13 @@ def plan_cells(config: ComparisonConfig) -> tuple[list[Plan], dict[str, dict[str
         Plans, neighbours sharing a bank where they can; and per preset and variant what its cells' names begin with.
 
     Raises:
-        ConfigError: A method is unknown.
+        ConfigError: A method is unknown, or something else than `keep` is limited.
     """
+    if config.base.budget.ceilings:
+        raise ConfigError(
+            "methods are compared at one share of the decoder parameters; give --keep only, and no other limit of the "
+            f"budget, got {', '.join(config.base.budget.ceilings)}"
+        )
     plans: dict[str, Plan] = {}
     rows: dict[str, dict[str, str]] = {}
     for name in config.methods:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
+from secateur.budget import BudgetConfig
 from secateur.errors import ConfigError, suggestion
 from secateur.schema import Record
 
@@ -40,11 +41,12 @@ class DataConfig(Record):
     evaluation_tokens: int = Field(32_768, ge=1, description="at most this many")
 
 
-class BudgetConfig(Record):
-    """What the pruned model may have."""
+class LatencyConfig(Record):
+    """How the table of layer shapes is timed; only where the budget limits latency."""
 
-    keep: float = Field(0.75, description="share of the decoder-layer parameters that may stay")
-    band: float = Field(0.003, gt=0, lt=1, description="share of the budget that may stay unused; at least one step")
+    prompt_tokens: int = Field(512, ge=2, description="of a prefill, and cached while one is decoded; at most")
+    batch: int = Field(1, ge=1, description="sequences at once")
+    repeats: int = Field(15, ge=1, description="timings of each shape, of which the median is taken")
 
 
 class PruningConfig(Record):
@@ -137,6 +139,7 @@ class RunConfig(Record):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     budget: BudgetConfig = BudgetConfig()
+    latency: LatencyConfig = LatencyConfig()
     pruning: PruningConfig = PruningConfig()
     space: SpaceConfig = SpaceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,6 +1,6 @@
 """What a run starts from, loaded and checked before anything is written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,17 +8,20 @@ from secateur.config import RunConfig, build_config, differing_fields, read_yaml
 from secateur.data import Role, TokenSet, assign_documents, build_token_sets, perplexity_windows, read_rows
 from secateur.demo import decoder_path
 from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError
+from secateur.evaluation.latency import measure_latency
 from secateur.evaluation.multiple_choice import ChoiceSet, choose_questions, read_questions
 from secateur.model.loading import DenseModel, load_dense
-from secateur.model.shape import DenseShape
+from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.orders import importance_order
 from secateur.runs.folder import RunFolder
+from secateur.runs.store import RunStore
 from secateur.schema import derive_seed
-from secateur.search.ji2023 import paper_space, refuse_paper_budget
-from secateur.search.methods import JI2023, SEARCHES, UNIFORM
+from secateur.search.ji2023 import paper_space, refuse_other_limits, refuse_paper_budget
+from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES, UNIFORM
 from secateur.search.rounds import FEWEST_PAIRS
-from secateur.space.cost import Budget
+from secateur.space.cost import COSTS, Budget, Limit, ModuleCost
+from secateur.space.latency_table import LatencyTable
 from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
 
@@ -38,7 +41,10 @@ class PaperTargets:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The dense model with its walk, the token sets, and where the search may go."""
+    """The dense model with its walk, the token sets, and where the search may go.
+
+    `latency` is there where the budget limits it.
+    """
 
     dense: DenseModel
     walk: DecoderWalk
@@ -47,6 +53,7 @@ class Inputs:
     budget: Budget
     fingerprints: dict[str, str]
     paper: PaperTargets | None = None
+    latency: LatencyTable | None = None
 
     @property
     def shape(self) -> DenseShape:
@@ -58,7 +65,8 @@ class Inputs:
         shape = self.dense.shape
         tokens = " + ".join(f"{token_set.num_tokens:,}" for token_set in self.sets.values())
         sizes = f"{shape.num_layers} layers, {shape.decoder_parameters:,} decoder parameters"
-        return f"{self.dense.family.model_type}, {sizes}, {tokens} tokens"
+        timed = f", blocks timed in {self.latency.seconds:.1f} s" if self.latency else ""
+        return f"{self.dense.family.model_type}, {sizes}, {tokens} tokens{timed}"
 
 
 def check_folder(folder: RunFolder, config: RunConfig) -> None:
@@ -100,7 +108,7 @@ def searchable_budget(space: SearchSpace, budget: Budget, seed: int) -> Budget:
     Raises:
         BudgetError: That band too holds fewer architectures than a predictor can learn from.
     """
-    widened = budget.widened(space.smallest_step)
+    widened = budget.widened(*space.smallest_steps(budget))
     space.check(widened)
     for band in (budget, widened):
         found = len(sample_architectures(space, band, FEWEST_PAIRS, derive_seed(seed, "count")))
@@ -108,15 +116,30 @@ def searchable_budget(space: SearchSpace, budget: Budget, seed: int) -> Budget:
             return band
     raise BudgetError(
         f"only {found} architectures of the search space are inside the budget band, at least {FEWEST_PAIRS} are "
-        "needed to learn from; lower --keep, widen the band (budget.band) or the space (space.ffn_levels, "
+        f"needed to learn from; lower {budget.options}, widen the band (budget.band) or the space (space.ffn_levels, "
         "space.protect_first, space.protect_last)"
     )
 
 
-def load_inputs(config: RunConfig) -> Inputs:
+def stored_latency(folder: RunFolder) -> LatencyTable | None:
+    """Read the table that a run was begun with, so that it goes on with the same; None before it is stored."""
+    if not folder.database.is_file():
+        return None
+    with RunStore(folder.database) as store:
+        row = store.stage("latency")
+    return LatencyTable.model_validate(row.payload) if row else None
+
+
+def load_inputs(
+    config: RunConfig, latency: LatencyTable | None = None, advance: Callable[[], None] = lambda: None
+) -> Inputs:
     """Load model and text, define the space, and refuse what cannot work.
 
     What is cheap to refuse is refused first: the text's files before the model, its family before its weights.
+
+    Args:
+        latency: The table of an earlier process; blocks are timed where it is missing and the budget limits latency.
+        advance: Called now and then while they are timed.
 
     Raises:
         ModelError, DataError, ConfigError, BudgetError: As their names say.
@@ -124,6 +147,8 @@ def load_inputs(config: RunConfig) -> Inputs:
     name = str(decoder_path()) if config.model.name == "demo" else config.model.name
     model, data = config.model, config.data
     importance_order(config.pruning.importance)
+    if config.search.method == JI2023:
+        refuse_other_limits(config.budget)
     documents = assign_documents(
         list(data.sources),
         {
@@ -150,32 +175,79 @@ def load_inputs(config: RunConfig) -> Inputs:
             Role.EVALUATION: data.evaluation_tokens,
         },
     )
-    space, budget = define_limits(config, dense)
+    walk = DecoderWalk(dense.model, dense.family)
+    if not config.budget.limits_latency:
+        latency = None
+    elif latency is None:
+        latency = time_blocks(config, dense, walk, advance)
+    space, budget = define_limits(config, dense, latency)
     fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
     paper = load_paper_targets(config, dense) if config.search.method == JI2023 else None
     if paper is not None:
         fingerprints |= {f"target {name}": tokens.fingerprint for name, tokens in paper.texts.items()}
         if paper.choices is not None:
             fingerprints["target questions"] = paper.choices.fingerprint
-    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints, paper)
+    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency)
 
 
-def define_limits(config: RunConfig, dense: DenseModel) -> tuple[SearchSpace, Budget]:
-    """Define the space and the budget, and refuse a budget that the method cannot search at.
+def time_blocks(
+    config: RunConfig, dense: DenseModel, walk: DecoderWalk, advance: Callable[[], None] = lambda: None
+) -> LatencyTable:
+    """Time the blocks of the search space on this device; a budget that cannot be met whatever they take is refused.
 
     Raises:
-        BudgetError, ConfigError: As their names say.
+        BudgetError: A limit on something else than latency cannot be met.
     """
+    space = space_of(config, dense, COSTS)
+    known = [
+        Limit.below(COSTS[n], most, config.budget.band) for n, most in config.budget.ceilings.items() if n in COSTS
+    ]
+    space.check_smallest(Budget(tuple(known)))
+    widths: dict[BlockKind, set[int]] = {kind: set() for kind in BlockKind}
+    for index, options in enumerate(space.options):
+        widths[module_of(index)[1]] |= set(options)
+    timing = config.latency
+    return measure_latency(
+        dense,
+        walk,
+        widths[BlockKind.ATTENTION],
+        widths[BlockKind.MLP],
+        timing.prompt_tokens,
+        timing.batch,
+        timing.repeats,
+        derive_seed(config.seed, "latency"),
+        advance=advance,
+    )
+
+
+def space_of(config: RunConfig, dense: DenseModel, costs: Mapping[str, ModuleCost]) -> SearchSpace:
+    """Define the space that the configuration leaves."""
     limits = config.space
-    space = define_space(
+    return define_space(
         dense.shape.with_output_bias() if config.pruning.reconstruction == "bias" else dense.shape,
         limits.ffn_levels,
         limits.kv_levels,
         limits.ffn_multiple,
         limits.protect_first,
         limits.protect_last,
+        costs,
     )
-    budget = Budget.from_keep(dense.shape, config.budget.keep, config.budget.band)
+
+
+def define_limits(
+    config: RunConfig, dense: DenseModel, latency: LatencyTable | None = None
+) -> tuple[SearchSpace, Budget]:
+    """Define the space and the budget, and refuse a budget that the method cannot search at.
+
+    Args:
+        latency: Needed where the budget limits it.
+
+    Raises:
+        BudgetError, ConfigError: As their names say.
+    """
+    costs = COSTS | latency.costs if latency else COSTS
+    space = space_of(config, dense, costs)
+    budget = Budget.from_config(dense.shape, config.budget, costs)
     if config.search.method in SEARCHES:
         budget = searchable_budget(space, budget, config.seed)
     refuse_method(config, space, budget)
@@ -191,7 +263,11 @@ def refuse_method(config: RunConfig, space: SearchSpace, budget: Budget) -> None
     method = config.search.method
     if method in UNIFORM:
         UNIFORM[method](space.shape, budget)
+    elif method in ALLOCATIONS and not budget.is_keep:
+        # Their widths are their own: what nothing but the form of the cache protects may go.
+        define_space(space.shape, 2, space.shape.num_kv_heads + 1).check_smallest(budget)
     if method == JI2023:
+        refuse_other_limits(config.budget)
         refuse_paper_budget(paper_space(space.shape, config.space.ffn_multiple), budget)
     modules = sum(len(options) > 1 for options in space.options)
     if method == "additive" and config.search.measurements <= modules:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from secateur.config import RunConfig, build_config, read_yaml, to_yaml, without_folders
 from secateur.errors import RunFolderError
-from secateur.inputs import check_folder, check_unchanged, load_inputs
+from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
-from secateur.report.rows import excess_log_perplexity_left
+from secateur.report.rows import budget_uses, excess_log_perplexity_left
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, silent, stage_clock
 from secateur.runs.store import RunStore
@@ -44,7 +44,7 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> 
     if folder.report.is_file():
         return Report.model_validate_json(folder.report.read_text())
     with stage_clock("load", listener) as clock:
-        inputs = load_inputs(config)
+        inputs = load_inputs(config, stored_latency(folder), clock.advance)
         clock.note = inputs.summary
     root.mkdir(parents=True, exist_ok=True)
     with folder.held():
@@ -82,7 +82,10 @@ def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
 
 
 def remember_inputs(run: Run, load_seconds: float) -> None:
-    """Store what the model and the text are, or check that they are still what they were."""
+    """Store what the model and the text are, or check that they are still what they were; and what blocks take here."""
+    latency = run.inputs.latency
+    if latency is not None and run.store.stage("latency") is None:
+        run.store.end_stage("latency", latency.seconds, latency.model_dump(mode="json"))
     known = run.store.stage("load")
     if known is None:
         run.store.end_stage("load", load_seconds, run.inputs.fingerprints)
@@ -100,6 +103,7 @@ def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Cho
         model=without_folders(run.config).model.name,
         seed=run.config.seed,
         keep=run.config.budget.keep,
+        budget=budget_uses(run.inputs.budget, run.inputs.shape, choice.architecture),
         method=run.config.search.method,
         fingerprints=run.inputs.fingerprints,
         num_tokens={str(role): token_set.num_tokens for role, token_set in run.inputs.sets.items()},
@@ -109,6 +113,7 @@ def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Cho
         choice=choice,
         rounds=found.rounds,
         paper=PaperRecord.model_validate(paper.payload) if paper else None,
+        latency=run.inputs.latency,
         stages={row.name: row.seconds for row in run.store.stages()},
         export=export,
     )

@@ -1,15 +1,17 @@
 """The cost counted equals the parameters, FLOPs and cache bytes of the pruned model."""
 
+import numpy as np
 import pytest
 from torch import nn
 
+from secateur.budget import BudgetConfig
 from secateur.data import Role
 from secateur.model.families import FAMILIES
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
 from secateur.pruning.reconstruction import RECONSTRUCTIONS
 from secateur.pruning.surgery import prune
-from secateur.space.cost import cost_of
+from secateur.space.cost import COSTS, Budget, cost_of
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -37,6 +39,27 @@ def test_what_the_space_counts_is_what_the_pruned_model_has(prepare, family, rec
     counted = prepared.space.decoder_parameters(prepared.space.levels(architecture))
     assert counted == sum(p.numel() for p in pruned.model.layers.parameters())
     assert cost_of(prepared.space.shape, architecture).total_parameters == sum(p.numel() for p in pruned.parameters())
+
+
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_budget_counts_is_what_the_pruned_model_has(prepare, family, reconstruction, architecture):
+    """By limits, by tables over the space and by the architecture alone."""
+    prepared = prepare(family, reconstruction=reconstruction)
+    space, layers = prepared.space, prune(prepared.dense, prepared.bank, architecture).model.layers
+    linear = [module for module in layers.modules() if isinstance(module, nn.Linear)]
+    cached = [module.weight.shape[0] for name, module in layers.named_modules() if name.endswith(("k_proj", "v_proj"))]
+    built = {
+        "decoder_parameters": sum(p.numel() for p in layers.parameters()),
+        "total_parameters": sum(p.numel() for p in layers.parameters()) + space.shape.parameters_outside,
+        "flops_per_token": 2 * sum(module.in_features * module.out_features for module in linear),
+        "kv_cache_bytes_per_token": 2 * sum(cached),
+    }
+    limits = BudgetConfig(keep=0.5, max_params=1, max_flops=1, max_kv_cache_bytes=1)
+    budget = Budget.from_config(prepared.dense.shape, limits)
+    levels = space.levels(architecture)
+    assert budget.used(space.shape, architecture) == space.used(budget, levels) == tuple(built.values())
+    assert {name: int(space.cost(name, np.array([levels]))[0]) for name in COSTS} == built
 
 
 @pytest.mark.parametrize("reconstruction", RECONSTRUCTIONS)

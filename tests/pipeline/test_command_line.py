@@ -83,6 +83,20 @@ BAD_VALUES = {
     "uniform without a head": (("MODEL", "--preset", "llm-pruner", "--keep", "0.02"), ("leaves no KV head",)),
     "less than the paper's ratios": (("MODEL", "--preset", "ji2023", "--keep", "0.05"), ("choose another --keep",)),
     "less than is protected": (("MODEL", "--keep", "0.3", "--set", "space.protect_first=2"), ("--keep 0.6667",)),
+    "no number of parameters": (("MODEL", "--max-params", "1.2X"), ("budget.max_params='1.2X'", "such as 1.2B")),
+    "no positive number": (("MODEL", "--max-flops", "0"), ("budget.max_flops='0'", "greater than 0")),
+    "no latency": (("MODEL", "--max-latency-ms", "train=3"), ("'train=3'", "prefill=MS")),
+    "two limits on one": (
+        ("MODEL", "--max-latency-ms", "3", "--max-latency-ms", "decode=4"),
+        ("given a limit already",),
+    ),
+    "fewer than are never cut": (("MODEL", "--max-params", "1k"), ("allows 1,000 parameters", "smallest architecture")),
+    "more than the dense model": (("MODEL", "--max-params", "1B"), ("nothing to prune", "lower --max-params")),
+    "a latency out of reach": (
+        ("MODEL", "--max-latency-ms", "1e-6", "--set", "latency.repeats=1"),
+        ("--max-latency-ms decode allows 1e-06 ms", "smallest architecture"),
+    ),
+    "a cache for the paper": (("MODEL", "--preset", "ji2023", "--max-kv-cache-bytes", "9k"), ("give --keep only",)),
     "band that holds too few": (("MODEL", "--keep", "0.99", "--set", "budget.band=0.0001"), ("at least 25",)),
 }
 
@@ -99,6 +113,12 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
     length = [] if "data.sequence_length=4096" in given else ["--set", "data.sequence_length=32"]
     result = invoke("prune", *given, *length, "--out", tmp_path / "out")
     assert_refused(result, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_are_compared_at_a_share_alone(invoke: Invoke, small_config: RunConfig, tmp_path: Path) -> None:
+    arguments = ("--data", small_config.data.sources[0], "--set", "budget.max_params=20k", "--out", tmp_path / "out")
+    assert_refused(invoke("compare", small_config.model.name, *arguments), "give --keep only")
     assert not (tmp_path / "out").exists()
 
 
@@ -175,7 +195,20 @@ def test_a_gpu_that_is_not_there_is_named(invoke: Invoke, small_config: RunConfi
 
 def test_the_flags_are_those_that_scripts_rely_on() -> None:
     expected = {
-        "prune": {"--keep", "--out", "--data", "--preset", "--config", "--set", "--device", "--seed"},
+        "prune": {
+            "--keep",
+            "--max-params",
+            "--max-flops",
+            "--max-kv-cache-bytes",
+            "--max-latency-ms",
+            "--out",
+            "--data",
+            "--preset",
+            "--config",
+            "--set",
+            "--device",
+            "--seed",
+        },
         "compare": {
             "--keep",
             "--methods",

@@ -6,13 +6,15 @@ import dataclasses
 import pytest
 from transformers import AutoTokenizer
 
+from secateur import inputs
 from secateur.config import build_config
 from secateur.data import Role
 from secateur.demo import decoder_path
 from secateur.errors import BudgetError, DataError, InputError
-from secateur.inputs import define_limits, load_paper_targets
+from secateur.inputs import define_limits, load_paper_targets, time_blocks
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES
-from secateur.space.cost import Budget
+from secateur.space.cost import Budget, cost_of
+from secateur.space.sampling import sample_architectures
 
 
 class TestLimits:
@@ -72,6 +74,49 @@ class TestLimits:
     ):
         with pytest.raises(BudgetError, match=f"search.method={method}"):
             self.limits(make_dense(num_hidden_layers=num_layers), method, keep=keep, band=0.003)
+
+
+class TestLimitsOnOtherThings:
+    def limits(self, dense, method="secateur", **budget):
+        return define_limits(build_config([{"search": {"method": method}}, {"budget": {"band": 0.03} | budget}]), dense)
+
+    def test_are_met_by_the_space_that_is_searched(self, prepared):
+        space, budget = self.limits(prepared.dense, max_params=28_000, max_kv_cache_bytes=256)
+        drawn = sample_architectures(space, budget, 25, seed=5)
+        assert len(drawn) == 25
+        for architecture in drawn:
+            cost = cost_of(space.shape, architecture)
+            assert cost.total_parameters <= 28_000
+            assert cost.kv_cache_bytes_per_token <= 256
+
+    def test_of_which_few_architectures_use_any_up_are_refused_with_their_options(self, prepared):
+        words = r"only \d+ architectures .* lower --max-params or --max-kv-cache-bytes"
+        with pytest.raises(BudgetError, match=words):
+            self.limits(prepared.dense, max_params=38_500, max_kv_cache_bytes=384)
+
+    @pytest.mark.parametrize("method", [*SEARCHES, *ALLOCATIONS])
+    def test_that_cannot_be_met_are_refused_before_calibration(self, prepared, method):
+        with pytest.raises(BudgetError, match="--max-params"):
+            self.limits(prepared.dense, method, max_params=6_000)
+
+    def test_are_not_for_the_papers_pipeline(self, prepared):
+        with pytest.raises(BudgetError, match="give --keep only, not --max-params or --max-flops"):
+            self.limits(prepared.dense, JI2023, keep=0.7, max_params=28_000, max_flops=40_000)
+
+    def test_are_refused_before_blocks_are_timed_where_no_time_can_change_that(self, prepared, monkeypatch):
+        monkeypatch.setattr(inputs, "measure_latency", lambda *_args, **_kwargs: pytest.fail("nothing is to be timed"))
+        config = build_config([{"budget": {"max_params": 6_000, "max_decode_ms": 1.0}}])
+        with pytest.raises(BudgetError, match="--max-params allows 6,000 parameters"):
+            time_blocks(config, prepared.dense, prepared.walk)
+
+    def test_blocks_are_timed_at_all_widths_of_the_space(self, prepared):
+        config = build_config([{"budget": {"max_decode_ms": 1e-6}, "latency": {"repeats": 1, "prompt_tokens": 8}}])
+        table = time_blocks(config, prepared.dense, prepared.walk)
+        space, _ = self.limits(prepared.dense, keep=0.7)
+        assert (0, *table.kv_heads) == space.options[0]
+        assert (0, *table.ffn_widths) == space.options[1]
+        with pytest.raises(BudgetError, match=r"--max-latency-ms decode allows 1e-06 ms .* the smallest architecture"):
+            define_limits(config, prepared.dense, table)
 
 
 class TestPaperTargets:

@@ -4,7 +4,8 @@ Masks, rotary embeddings and whatever else a family hands to its layers are capt
 model and replayed, so that no family's attention is written again here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from secateur.model.families import Family
 from secateur.model.shape import BlockKind, decoder_layers, module_of
@@ -56,7 +57,7 @@ class DecoderWalk:
         names = self.family.attention if kind is BlockKind.ATTENTION else self.family.mlp
         normed = getattr(layer, names.norm)(hidden)
         module: nn.Module = getattr(layer, names.module)
-        arguments = self._layer_arguments(hidden.shape[0], hidden.shape[1])[layer_index]
+        arguments = self.arguments(hidden.shape[0], hidden.shape[1])[layer_index]
         kwargs = arguments if kind is BlockKind.ATTENTION else {}
         output = functional_call(module, dict(weights), (normed,), kwargs) if weights else module(normed, **kwargs)
         return hidden + (output[0] if isinstance(output, tuple) else output)
@@ -75,16 +76,37 @@ class DecoderWalk:
             hidden = self.block(*module_of(index), hidden)
         return self.final_norm(hidden)
 
-    def _layer_arguments(self, num_windows: int, length: int) -> list[dict[str, Any]]:
+    def arguments(self, num_windows: int, length: int) -> list[dict[str, Any]]:
+        """Give what each layer's attention is handed besides the hidden state, for full windows of such a batch."""
         if self._source is not None:
-            return self._source._layer_arguments(num_windows, length)
+            return self._source.arguments(num_windows, length)
         key = (num_windows, length)
         if key not in self._arguments:
             self._arguments[key] = self._capture(num_windows, length)
         return self._arguments[key]
 
     @torch.no_grad()
+    def decoding_arguments(self, num_windows: int, num_cached: int) -> dict[str, Any]:
+        """Give what the first layer's attention is handed for one token after so many cached ones, the cache too."""
+        tokens = torch.zeros(num_windows, num_cached, dtype=torch.long, device=self.device)
+        output = self.model.base_model(input_ids=tokens, use_cache=True)
+        # Its name has changed between versions of transformers.
+        cached = {name: value for name, value in output.items() if isinstance(value, Cache)}
+        with self._captured() as captured:
+            self.model.base_model(input_ids=tokens[:, :1], use_cache=True, **cached)
+        return captured[0]
+
+    @torch.no_grad()
     def _capture(self, num_windows: int, length: int) -> list[dict[str, Any]]:
+        with self._captured() as captured:
+            tokens = torch.zeros(num_windows, length, dtype=torch.long, device=self.device)
+            # The backbone alone: logits of a large vocabulary would be computed for nothing.
+            self.model.base_model(input_ids=tokens, use_cache=False)
+        return captured
+
+    @contextmanager
+    def _captured(self) -> Iterator[list[dict[str, Any]]]:
+        """Keep what every layer's attention is handed while the block runs."""
         captured: list[dict[str, Any]] = []
 
         def keep(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -95,10 +117,7 @@ class DecoderWalk:
             for layer in self.layers
         ]
         try:
-            tokens = torch.zeros(num_windows, length, dtype=torch.long, device=self.device)
-            # The backbone alone: logits of a large vocabulary would be computed for nothing.
-            self.model.base_model(input_ids=tokens, use_cache=False)
+            yield captured
         finally:
             for handle in handles:
                 handle.remove()
-        return captured

@@ -1,11 +1,18 @@
 """The model card: how to load the result, first; then what it is and how it was made."""
 
 from secateur.export.checkpoint import ExportedForm
-from secateur.report.record import Choice, ModelRow
+from secateur.report.record import BudgetUse, Choice, ModelRow
+from secateur.report.rows import budget_text
 
 
 def model_card(
-    model_name: str, form: ExportedForm, rows: tuple[ModelRow, ...], choice: Choice, dtype: str, config_yaml: str
+    model_name: str,
+    form: ExportedForm,
+    rows: tuple[ModelRow, ...],
+    choice: Choice,
+    dtype: str,
+    config_yaml: str,
+    budget: tuple[BudgetUse, ...] = (),
 ) -> str:
     """Write the card in Markdown."""
     by_name = {row.name: row for row in rows}
@@ -22,6 +29,9 @@ def model_card(
         for index, (kept, whole) in enumerate(zip(choice.architecture.layers, dense.architecture.layers, strict=True))
     )
     perplexity = secateur.perplexity
+    # The title says it where decoder parameters alone were limited.
+    limited = any(use.name != "decoder_parameters" for use in budget)
+    used = f" Of its budget it uses {budget_text(budget)}." if limited else ""
     loading = "\n".join(form.loading_lines("path/to/this/folder"))
     return f"""---
 library_name: transformers
@@ -36,7 +46,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # {model_name}, pruned to {1 - secateur.parameter_reduction:.1%} of its decoder parameters
 
-Made by Secateur from `{model_name}`, stored in {dtype}, without any training. {needs}
+Made by Secateur from `{model_name}`, stored in {dtype}, without any training.{used} {needs}
 
 | model | decoder parameters | all parameters | reduction | perplexity (interval) | KL to dense |
 |---|---|---|---|---|---|

@@ -8,6 +8,7 @@ from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import RoundRecord
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Cost
+from secateur.space.latency_table import LatencyTable
 
 
 class ModelRow(Record):
@@ -20,6 +21,15 @@ class ModelRow(Record):
     perplexity: Perplexity = Field(description="on the evaluation set, with a bootstrap interval")
     kl: float = Field(description="KL(dense || model) on the evaluation set, nats per token")
     seconds: float = Field(description="wall time spent to get this row")
+
+
+class BudgetUse(Record):
+    """One limit of the budget."""
+
+    name: str = Field(description="of the cost: decoder_parameters, total_parameters, flops_per_token, ...")
+    ceiling: int | float
+    used: int | float = Field(description="by the result; a latency is the sum of its blocks in the table")
+    dense: int | float = Field(description="what the dense model has")
 
 
 class Choice(Record):
@@ -60,7 +70,8 @@ class Report(Record):
     versions: dict[str, str] = Field(description="of Python, torch, transformers and LightGBM")
     model: str
     seed: int
-    keep: float = Field(description="share of decoder parameters that was allowed to stay")
+    keep: float | None = Field(description="share of decoder parameters that was allowed to stay; null if not limited")
+    budget: tuple[BudgetUse, ...] = Field((), description="what was limited, and what the result uses of it")
     method: str = Field(description="`search.method`")
     fingerprints: dict[str, str] = Field(description="of the model's weights and of each token set")
     num_tokens: dict[str, int] = Field(description="per token set")
@@ -73,6 +84,7 @@ class Report(Record):
     choice: Choice
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")
+    latency: LatencyTable | None = Field(None, description="what blocks take on the run's device; null if not limited")
     stages: dict[str, float] = Field(description="seconds per stage, interruptions not counted")
     export: ExportRecord
 

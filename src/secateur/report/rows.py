@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from secateur.evaluation.divergence import WindowScores
 from secateur.evaluation.perplexity import perplexity
 from secateur.model.shape import DenseShape
-from secateur.report.record import ModelRow
+from secateur.report.record import BudgetUse, ModelRow
 from secateur.space.architecture import Architecture
-from secateur.space.cost import cost_of
+from secateur.space.cost import Budget, cost_of, number, say
 
 
 def excess_log_perplexity_left(rows: Sequence[ModelRow]) -> dict[str, float | None]:
@@ -17,6 +17,20 @@ def excess_log_perplexity_left(rows: Sequence[ModelRow]) -> dict[str, float | No
     excess = {name: value - log["dense"] for name, value in log.items()}
     baselines = [name for name in excess if name.startswith("uniform")]
     return {name: excess["secateur"] / excess[name] if excess[name] > 0 else None for name in baselines}
+
+
+def budget_uses(budget: Budget, shape: DenseShape, architecture: Architecture) -> tuple[BudgetUse, ...]:
+    """Say what an architecture uses of every limit."""
+    used, dense = budget.used(shape, architecture), budget.used(shape, Architecture.dense(shape))
+    return tuple(
+        BudgetUse(name=limit.cost.name, ceiling=limit.ceiling, used=amount, dense=most)
+        for limit, amount, most in zip(budget.limits, used, dense, strict=True)
+    )
+
+
+def budget_text(uses: Sequence[BudgetUse]) -> str:
+    """Write down what is used of every limit: `1,091,424 of 1,100,000 parameters (dense: 1,427,808)`."""
+    return ", ".join(f"{number(use.used)} of {say(use.name, use.ceiling)} (dense: {number(use.dense)})" for use in uses)
 
 
 def model_row(

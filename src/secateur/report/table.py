@@ -4,6 +4,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from secateur.report.record import Report
+from secateur.report.rows import budget_text
+from secateur.space.cost import say
 
 TITLES = {
     "dense": "dense",
@@ -17,7 +19,7 @@ def final_table(report: Report) -> Table:
     """One row per model, all on the same evaluation windows."""
     protocol = report.rows[0].perplexity
     table = Table(
-        title=f"{report.model} at {report.keep:g} of its decoder parameters",
+        title=f"{report.model} {budget_title(report)}",
         caption=f"uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
         f"reduction: of decoder parameters; KL to dense in nats per token\n"
         f"{protocol.num_windows} evaluation windows, {protocol.protocol}; seconds: spent to get the row",
@@ -42,6 +44,13 @@ def final_table(report: Report) -> Table:
             style="bold" if row.name == "secateur" else "",
         )
     return table
+
+
+def budget_title(report: Report) -> str:
+    """Say what was asked for: `at 0.8 of its decoder parameters`, `within 1,100,000 parameters`, or both."""
+    kept = [f"at {report.keep:g} of its decoder parameters"] if report.keep is not None else []
+    within = " and ".join(say(use.name, use.ceiling) for use in report.budget if use.name != "decoder_parameters")
+    return ", ".join([*kept, f"within {within}"] if within else kept)
 
 
 def architecture_table(report: Report) -> Table:
@@ -70,6 +79,14 @@ def summary_lines(report: Report) -> list[str]:
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
         share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
         lines.append(f"perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
+    if any(use.name != "decoder_parameters" for use in report.budget):
+        lines.append(f"of the budget it uses {budget_text(report.budget)}")
+    if report.latency:
+        timed = report.latency
+        lines.append(
+            f"latency: blocks timed one by one and added up, {timed.prompt_tokens} tokens of prompt, batch "
+            f"{timed.batch}, {timed.dtype}, {timed.device}"
+        )
     if report.rounds:
         quality = report.rounds[-1].quality
         lines.append(

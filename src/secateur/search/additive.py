@@ -13,6 +13,7 @@ from secateur.schema import derive_seed
 from secateur.search.task import Found, SearchTask, ranked
 from secateur.space.candidate import Measurement
 from secateur.space.cost import Budget
+from secateur.space.sampling import repair
 from secateur.space.search_space import Levels, SearchSpace
 
 # Measurements kept back for solutions of the integer program.
@@ -92,6 +93,9 @@ def _interpolated(space: SearchSpace, probes: Mapping[tuple[int, int], Measureme
 def additive_optimum(space: SearchSpace, budget: Budget, losses: Sequence[Mapping[int, float]]) -> Levels | None:
     """Give the architecture with the least summed loss within the budget.
 
+    With one limit the program asks for an architecture of the band. With several it asks for none to be exceeded; where
+    the optimum uses none of them up, what still fits is added.
+
     Args:
         losses: Per module, loss per width; they are taken to add up.
 
@@ -105,27 +109,41 @@ def additive_optimum(space: SearchSpace, budget: Budget, losses: Sequence[Mappin
     loss = np.concatenate(
         [[losses[module][width] for width in options] for module, options in enumerate(space.options)]
     )
-    cost = np.concatenate([np.array(costs, dtype=float) for costs in space.parameters])
-    one_each = np.zeros((space.num_modules, len(cost)))
+    one_each = np.zeros((space.num_modules, len(loss)))
     for module, start in enumerate(np.cumsum([0, *sizes[:-1]])):
         one_each[module, start : start + sizes[module]] = 1
-    # Costs in their common unit: HiGHS scales badly over nine orders of magnitude.
-    unit = float(np.gcd.reduce(cost.astype(np.int64)))
     with _without_output():
         solution = milp(
             loss / max(loss.max(), 1e-30),
-            integrality=np.ones(len(cost)),
+            integrality=np.ones(len(loss)),
             bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint(cost[None, :] / unit, np.ceil(budget.floor / unit), np.floor(budget.ceiling / unit)),
-            ],
+            constraints=[LinearConstraint(one_each, 1, 1), *_constraints(space, budget)],
             options={"mip_rel_gap": 1e-4},
         )
     if solution.x is None:
         return None
     chosen = tuple(int(part.argmax()) for part in np.split(solution.x, np.cumsum(sizes)[:-1]))
-    return chosen if budget.admits(space.decoder_parameters(chosen)) else None
+    if budget.admits(*space.used(budget, chosen)):
+        return chosen
+    return repair(space, chosen, budget, np.random.default_rng(0)) if len(budget.limits) > 1 else None
+
+
+def _constraints(space: SearchSpace, budget: Budget) -> list[LinearConstraint]:
+    """Give a linear constraint per limit, in a unit of its own: HiGHS scales badly over nine orders of magnitude."""
+    constraints = []
+    for limit in budget.limits:
+        cost = np.concatenate([np.array(costs, dtype=float) for costs in space.table(limit.cost)])
+        outside = limit.cost.outside(space.shape)
+        floor = limit.floor - outside if len(budget.limits) == 1 else -np.inf
+        ceiling = limit.ceiling - outside
+        if isinstance(ceiling, int):
+            # Counts in their common unit.
+            unit = float(max(np.gcd.reduce(cost.astype(np.int64)), 1))
+            constraints.append(LinearConstraint(cost[None, :] / unit, np.ceil(floor / unit), np.floor(ceiling / unit)))
+        else:
+            unit = max(float(cost.max()), 1e-30) / 1_000
+            constraints.append(LinearConstraint(cost[None, :] / unit, floor / unit, ceiling / unit))
+    return constraints
 
 
 @contextmanager

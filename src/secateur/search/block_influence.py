@@ -5,8 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.data import Role, TokenSet
+from secateur.errors import BudgetError
 from secateur.model.shape import DenseShape, module_of
 from secateur.model.walk import DecoderWalk
+from secateur.search.allocation import largest_within
 from secateur.search.uniform import widest_ffn
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget, cost_of
@@ -35,16 +37,27 @@ def block_influence(walk: DecoderWalk, calibration: TokenSet, batch_tokens: int)
 def layer_dropping_architecture(shape: DenseShape, budget: Budget, influence: Float[Tensor, " layers"]) -> Architecture:
     """Drop the layers of least influence; the last one is narrowed, not dropped, where that fills the budget.
 
+    Raises:
+        BudgetError: The least that it can leave is too much.
+
     Source:
         ShortGPT (arXiv 2403.03853) drops whole layers and meets only the budgets that these make. To stand beside other
         methods at one parameter count, the layer at the margin keeps KV heads and FFN channels in equal shares.
     """
+    architecture = largest_within(shape, budget, lambda parameters: _dropped(shape, influence, parameters))
+    if architecture is None:
+        raise BudgetError(f"search.method=block_influence finds nothing within {budget}; raise {budget.options}")
+    return architecture
+
+
+def _dropped(shape: DenseShape, influence: Float[Tensor, " layers"], parameters: int) -> Architecture:
+    """Drop and narrow layers until there are so many decoder parameters left."""
     widths = [shape.num_kv_heads, shape.ffn_width] * shape.num_layers
-    if shape.decoder_parameters <= budget.ceiling:
+    if shape.decoder_parameters <= parameters:
         return Architecture.from_widths(tuple(widths))
     for layer in torch.argsort(influence, stable=True).tolist():
         widths[2 * layer : 2 * layer + 2] = [0, 0]
-        left = budget.ceiling - cost_of(shape, Architecture.from_widths(tuple(widths))).decoder_parameters
+        left = parameters - cost_of(shape, Architecture.from_widths(tuple(widths))).decoder_parameters
         if left >= 0:
             widths[2 * layer : 2 * layer + 2] = _narrowed(shape, left)
             break

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field
 
+from secateur.budget import BudgetConfig
 from secateur.errors import BudgetError, SecateurError
 from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.predictor.multi_output import MultiOutputTrees, PaperQuality, fit_multi_output
@@ -21,7 +22,7 @@ from secateur.schema import Record, derive_seed
 from secateur.search.task import Found, SearchTask
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement
-from secateur.space.cost import Budget
+from secateur.space.cost import WORDS, Budget
 from secateur.space.search_space import Levels, SearchSpace, hardware_multiple
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -70,6 +71,19 @@ def paper_space(shape: DenseShape, multiple: int | None = None) -> SearchSpace:
     ffn = tuple(sorted(named | set(range(step, shape.ffn_width, step)) | {shape.ffn_width}))
     heads = tuple(range(1, shape.num_kv_heads + 1))
     return SearchSpace(shape=shape, options=(heads, ffn) * shape.num_layers)
+
+
+def refuse_other_limits(budget: BudgetConfig) -> None:
+    """Refuse limits that the paper's pipeline does not know.
+
+    Raises:
+        BudgetError: Something else than `keep` is limited.
+    """
+    if budget.ceilings:
+        raise BudgetError(
+            "search.method=ji2023 meets a share of the decoder parameters alone, as the paper's pipeline does; give "
+            f"--keep only, not {' or '.join(WORDS[name].option for name in budget.ceilings)}, or choose another method"
+        )
 
 
 def refuse_paper_budget(space: SearchSpace, budget: Budget) -> None:

@@ -1,11 +1,13 @@
 """One pruning ratio for all layers, or for all but the first and last ones: LLM-Pruner's two allocations."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from secateur.errors import BudgetError
 from secateur.model.shape import DenseShape
+from secateur.search.allocation import largest_within
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget, cost_of
 from secateur.space.search_space import Levels, SearchSpace
@@ -20,7 +22,7 @@ def uniform_architectures(shape: DenseShape, budget: Budget) -> list[Architectur
     One pruning ratio for all layers cannot meet a budget exactly, because heads go whole: the ratio that the budget
     asks for removes `floor(ratio * heads)` KV heads in LLM-Pruner's rounding, and the FFN takes what is left, the
     first layers one channel more where it does not divide. The first returned rounds so; the second removes one head
-    more and leaves the FFN wider.
+    more and leaves the FFN wider. Other limits than decoder parameters narrow each of them until it meets them.
     """
     return _roundings(shape, budget, range(shape.num_layers))
 
@@ -34,8 +36,7 @@ def uniform_architecture(shape: DenseShape, budget: Budget) -> Architecture:
     found = uniform_architectures(shape, budget)
     if not found:
         raise BudgetError(
-            f"search.method=uniform leaves no KV head or no FFN channel per layer at {budget.ceiling:,} decoder "
-            "parameters; raise --keep"
+            f"search.method=uniform leaves no KV head or no FFN channel per layer at {budget}; raise {budget.options}"
         )
     return found[0]
 
@@ -54,38 +55,41 @@ def uniform_middle_architecture(shape: DenseShape, budget: Budget) -> Architectu
     if not found:
         raise BudgetError(
             f"search.method=uniform_middle leaves {first + last} of {shape.num_layers} layers dense, which is more "
-            f"than {budget.ceiling:,} decoder parameters allow; raise --keep or use search.method=uniform"
+            f"than {budget} allow; raise {budget.options} or use search.method=uniform"
         )
     return found[0]
 
 
 def _roundings(shape: DenseShape, budget: Budget, pruned: Sequence[int]) -> list[Architecture]:
-    """Narrow the layers `pruned` alike until the budget holds; the others stay dense."""
+    """Narrow the layers `pruned` alike until the budget holds, in both roundings; the others stay dense."""
+    found = (largest_within(shape, budget, partial(_rounding, shape, pruned, fewer_heads)) for fewer_heads in (0, 1))
+    return [architecture for architecture in found if architecture is not None]
+
+
+def _rounding(shape: DenseShape, pruned: Sequence[int], fewer_heads: int, parameters: int) -> Architecture | None:
+    """Narrow the layers `pruned` alike to so many decoder parameters; None where no head or no channel is left."""
     layer = shape.attention.parameters + shape.mlp.parameters
-    left = budget.ceiling - layer * (shape.num_layers - len(pruned))
+    left = parameters - layer * (shape.num_layers - len(pruned))
     ratio = 1 - left / (layer * len(pruned))
     removed = int(shape.num_kv_heads * ratio + 1e-9)  # 40 * (1 - 0.8) is 7.999...
-    found = []
-    for kv_heads in (shape.num_kv_heads - removed, shape.num_kv_heads - removed - 1):
-        if kv_heads < 1:
-            continue
-        width = widest_ffn(shape, kv_heads, left / len(pruned))
-        if width > 0:
-            widths = [shape.num_kv_heads, shape.ffn_width] * shape.num_layers
-            for index in pruned:
-                widths[2 * index : 2 * index + 2] = [kv_heads, width]
-            found.append(_filled(shape, Architecture.from_widths(tuple(widths)), budget, pruned))
-    return found
+    kv_heads = shape.num_kv_heads - removed - fewer_heads
+    width = widest_ffn(shape, kv_heads, left / len(pruned)) if kv_heads >= 1 else 0
+    if width == 0:
+        return None
+    widths = [shape.num_kv_heads, shape.ffn_width] * shape.num_layers
+    for index in pruned:
+        widths[2 * index : 2 * index + 2] = [kv_heads, width]
+    return _filled(shape, Architecture.from_widths(tuple(widths)), parameters, pruned)
 
 
-def _filled(shape: DenseShape, architecture: Architecture, budget: Budget, layers: Sequence[int]) -> Architecture:
-    """Give FFNs of the named layers one channel more each, in that order, while the budget allows."""
+def _filled(shape: DenseShape, architecture: Architecture, parameters: int, layers: Sequence[int]) -> Architecture:
+    """Give FFNs of the named layers one channel more each, in that order, while so many decoder parameters allow."""
     widths = list(architecture.widths)
     for layer in layers:
         wider = widths.copy()
         wider[2 * layer + 1] += 1
         grown = Architecture.from_widths(tuple(wider))
-        if 0 < widths[2 * layer + 1] < shape.ffn_width and cost_of(shape, grown).decoder_parameters <= budget.ceiling:
+        if 0 < widths[2 * layer + 1] < shape.ffn_width and cost_of(shape, grown).decoder_parameters <= parameters:
             widths = wider
     return Architecture.from_widths(tuple(widths))
 

@@ -1,10 +1,13 @@
 """Draw architectures inside the budget band."""
 
+from collections.abc import Callable
+
 import numpy as np
+from jaxtyping import Float
 
 from secateur.space.architecture import Architecture
-from secateur.space.cost import Budget
-from secateur.space.search_space import Levels, SearchSpace
+from secateur.space.cost import Amount, Budget
+from secateur.space.search_space import CostTable, Levels, SearchSpace
 
 MAX_ATTEMPTS = 1_000
 MAX_EXCHANGES = 16
@@ -13,63 +16,112 @@ MAX_EXCHANGES = 16
 def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Generator) -> Levels | None:
     """Move an architecture into the budget band by random single steps.
 
-    Down while above, then up while one fits; where the smallest step is larger than the band, one module up and another
-    down by steps of different cost, until what is left is small enough.
+    Down while a limit is exceeded, in modules that count in it, then up while a step fits into all limits; where the
+    smallest step is larger than the band, one module up and another down by steps of different cost, until what is
+    left is small enough.
 
     Returns:
-        Levels inside the band, or None where random steps got stuck below it.
+        Levels inside the band, or None where random steps got stuck outside it.
     """
+    tables = [space.table(limit.cost) for limit in budget.limits]
+    ceilings = [limit.ceiling for limit in budget.limits]
     current = list(levels)
-    cost = space.decoder_parameters(levels)
-    while cost > budget.ceiling:
-        above_zero = [module for module, level in enumerate(current) if level > 0]
-        module = above_zero[rng.integers(len(above_zero))]
-        cost -= space.parameters[module][current[module]] - space.parameters[module][current[module] - 1]
-        current[module] -= 1
-    while True:
-        left = budget.ceiling - cost
-        fitting = [
-            (module, costs[level + 1] - costs[level])
-            for module, (level, costs) in enumerate(zip(current, space.parameters, strict=True))
-            if level + 1 < len(costs) and costs[level + 1] - costs[level] <= left
-        ]
-        if not fitting:
-            break
-        module, step = fitting[rng.integers(len(fitting))]
-        current[module] += 1
-        cost += step
+    used = list(space.used(budget, levels))
+
+    def move(module: int, step: int) -> None:
+        level = current[module]
+        for index, table in enumerate(tables):
+            used[index] += table[module][level + step] - table[module][level]
+        current[module] = level + step
+
+    for index, table in enumerate(tables):
+        while used[index] > ceilings[index]:
+            above = [
+                module for module, level in enumerate(current) if level and table[module][level] > table[module][0]
+            ]
+            if not above:
+                return None
+            move(above[rng.integers(len(above))], -1)
+    _fill(tables, ceilings, current, used, move, rng)
     for _ in range(MAX_EXCHANGES):
-        if budget.admits(cost):
+        if budget.admits(*used):
             break
-        gained = _exchange(space, current, budget.ceiling - cost, rng)
-        if gained == 0:
+        pair = _exchange(tables, current, budget, used, rng)
+        if pair is None:
             break
-        cost += gained
-    return tuple(current) if budget.admits(cost) else None
+        move(pair[0], 1)
+        move(pair[1], -1)
+        if len(tables) > 1:
+            # What an exchange frees of one limit may be what another step lacked.
+            _fill(tables, ceilings, current, used, move, rng)
+    if any(isinstance(amount, float) for amount in used):
+        # Times are summed anew: what single steps leave of them is right to rounding only.
+        used = list(space.used(budget, tuple(current)))
+    return tuple(current) if budget.admits(*used) else None
 
 
-def _exchange(space: SearchSpace, levels: list[int], left: int, rng: np.random.Generator) -> int:
-    """Raise one module and lower another, in place, so that the cost grows by at most `left`.
+def _fill(
+    tables: list[CostTable],
+    ceilings: list[Amount],
+    levels: list[int],
+    used: list[Amount],
+    move: Callable[[int, int], None],
+    rng: np.random.Generator,
+) -> None:
+    """Raise random modules while a step fits into all limits."""
+    fitting = list(range(len(levels)))
+    while True:
+        # What did not fit before does not fit now: there is less left, and steps of other modules alone were made.
+        for table, ceiling, amount in zip(tables, ceilings, used, strict=True):
+            left = ceiling - amount
+            fitting = [
+                module
+                for module in fitting
+                if (level := levels[module] + 1) < len(costs := table[module])
+                and costs[level] - costs[level - 1] <= left
+            ]
+        if not fitting:
+            return
+        move(fitting[rng.integers(len(fitting))], 1)
+
+
+def _exchange(
+    tables: list[CostTable], levels: list[int], budget: Budget, used: list[Amount], rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """Choose a module to raise and another to lower by which more of the budget is used, and no limit exceeded.
 
     Returns:
-        How much the cost has grown; 0 where no pair of steps fits.
+        Both modules; None where no pair of steps fits.
     """
-    up = np.array([np.inf] * len(levels))
-    down = np.array([-np.inf] * len(levels))
-    for module, (level, costs) in enumerate(zip(levels, space.parameters, strict=True)):
-        if level + 1 < len(costs):
-            up[module] = costs[level + 1] - costs[level]
-        if level > 0:
-            down[module] = costs[level] - costs[level - 1]
-    grown = up[:, None] - down[None, :]
-    np.fill_diagonal(grown, 0)
-    raised, lowered = np.nonzero((grown > 0) & (grown <= left))
+    fits = ~np.eye(len(levels), dtype=bool)
+    grown_shares = np.zeros(fits.shape)
+    for table, limit, amount in zip(tables, budget.limits, used, strict=True):
+        up = np.array([np.inf] * len(levels))
+        down = np.array([-np.inf] * len(levels))
+        for module, (level, costs) in enumerate(zip(levels, table, strict=True)):
+            if level + 1 < len(costs):
+                up[module] = costs[level + 1] - costs[level]
+            if level > 0:
+                down[module] = costs[level] - costs[level - 1]
+        grown = up[:, None] - down[None, :]
+        fits &= grown <= limit.ceiling - amount
+        grown_shares += grown / max(limit.ceiling, 1e-12)
+    raised, lowered = np.nonzero(fits & (grown_shares > 0))
     if len(raised) == 0:
-        return 0
+        return None
     pair = rng.integers(len(raised))
-    levels[raised[pair]] += 1
-    levels[lowered[pair]] -= 1
-    return int(grown[raised[pair], lowered[pair]])
+    return int(raised[pair]), int(lowered[pair])
+
+
+def _mean_shares(space: SearchSpace, budget: Budget) -> Float[np.ndarray, " modules"]:
+    """Give the kept share around which each module is drawn: what the tightest limit that it counts in leaves."""
+    shares = np.ones(space.num_modules)
+    dense = budget.used(space.shape, Architecture.dense(space.shape))
+    for limit, most in zip(budget.limits, dense, strict=True):
+        outside = limit.cost.outside(space.shape)
+        counts = [any(costs) for costs in space.table(limit.cost)]
+        shares[counts] = np.minimum(shares[counts], (limit.ceiling - outside) / (most - outside))
+    return np.clip(shares, 0.02, 0.98)
 
 
 def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: int) -> list[Architecture]:
@@ -79,13 +131,13 @@ def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: i
     sample holds both near-uniform architectures and ones with whole blocks gone.
     """
     rng = np.random.default_rng(seed)
-    mean = min(max(budget.ceiling / space.shape.decoder_parameters, 0.02), 0.98)
+    mean = _mean_shares(space, budget)
     found: dict[str, Architecture] = {}
     for _ in range(MAX_ATTEMPTS + 20 * count):
         if len(found) == count:
             break
         concentration = np.exp(rng.uniform(np.log(1.5), np.log(60.0)))
-        shares = rng.beta(mean * concentration, (1 - mean) * concentration, size=space.num_modules)
+        shares = rng.beta(mean * concentration, (1 - mean) * concentration)
         drawn = tuple(
             int(np.abs(np.array(options) / options[-1] - share).argmin())
             for options, share in zip(space.options, shares, strict=True)

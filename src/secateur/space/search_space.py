@@ -1,16 +1,20 @@
 """The set of allowed architectures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from jaxtyping import Int, Num
 
 from secateur.errors import BudgetError, ConfigError
 from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.space.architecture import Architecture
-from secateur.space.cost import Budget, module_parameters
+from secateur.space.cost import COSTS, WORDS, Amount, Budget, ModuleCost, module_parameters, number
 
 Levels = tuple[int, ...]
+# Per module and option, what the module costs there.
+CostTable = tuple[tuple[Amount, ...], ...]
 
 
 def hardware_multiple(width: int) -> int:
@@ -36,12 +40,15 @@ class SearchSpace:
     """Allowed widths per module, ascending, in module order.
 
     `parameters[m][i]` is what module `m` costs at `options[m][i]`, counted by `shape`: the dense one, or its
-    `with_output_bias()` where the reconstruction gives narrowed blocks a bias.
+    `with_output_bias()` where the reconstruction gives narrowed blocks a bias. `costs` are all that can be told of an
+    architecture of the space, by name.
     """
 
     shape: DenseShape
     options: tuple[tuple[int, ...], ...]
+    costs: Mapping[str, ModuleCost] = field(default_factory=lambda: COSTS, compare=False, repr=False)
     parameters: tuple[tuple[int, ...], ...] = field(init=False)
+    _tables: dict[ModuleCost, CostTable] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         costs = tuple(
@@ -70,11 +77,46 @@ class SearchSpace:
     def decoder_parameters(self, levels: Levels) -> int:
         return sum(costs[level] for costs, level in zip(self.parameters, levels, strict=True))
 
+    def table(self, cost: ModuleCost) -> CostTable:
+        """Give a cost of every module at every option; what is outside of all modules is not in it."""
+        if cost not in self._tables:
+            self._tables[cost] = tuple(
+                tuple(cost.of_module(self.shape, module_of(index)[1], width) for width in widths)
+                for index, widths in enumerate(self.options)
+            )
+        return self._tables[cost]
+
+    def cost(self, name: str, levels: Int[np.ndarray, "candidates modules"]) -> Num[np.ndarray, " candidates"]:
+        """Give one cost of many architectures.
+
+        Args:
+            name: One of `costs`: `decoder_parameters`, `flops_per_token`, ...; latencies where they were timed.
+        """
+        cost = self.costs[name]
+        tables = zip(self.table(cost), levels.T, strict=True)
+        return np.sum([np.array(table)[column] for table, column in tables], axis=0) + cost.outside(self.shape)
+
+    def used(self, budget: Budget, levels: Levels) -> tuple[Amount, ...]:
+        """Give what an architecture uses of every limit of a budget."""
+        return tuple(
+            sum([costs[level] for costs, level in zip(self.table(limit.cost), levels, strict=True)])
+            + limit.cost.outside(self.shape)
+            for limit in budget.limits
+        )
+
     @property
     def smallest_step(self) -> int:
         """Parameters of the cheapest step from one width to the next: what sums of widths may miss a budget by."""
         steps = [high - low for costs in self.parameters for low, high in pairwise(costs)]
         return min(steps, default=0)
+
+    def smallest_steps(self, budget: Budget) -> tuple[Amount, ...]:
+        """Give, for every limit of a budget, the cheapest step from one width to the next that costs anything."""
+        tables = (self.table(limit.cost) for limit in budget.limits)
+        return tuple(
+            min((high - low for costs in table for low, high in pairwise(costs) if high > low), default=0)
+            for table in tables
+        )
 
     def nearest_keep(self, budget: Budget) -> float:
         """Give the share of decoder parameters, among those the space can reach, that is nearest to the budget."""
@@ -93,8 +135,12 @@ class SearchSpace:
         """Refuse a budget that the space cannot meet.
 
         Raises:
-            BudgetError: No architecture of the space is inside the budget band; names the nearest share that is.
+            BudgetError: No architecture of the space is inside the budget band; names the nearest share that is, or
+                what the smallest architecture has.
         """
+        if not budget.is_keep:
+            self.check_smallest(budget)
+            return
         dense = self.shape.decoder_parameters
         nearest = self.nearest_keep(budget)
         if not budget.floor / dense <= nearest <= budget.ceiling / dense:
@@ -105,6 +151,21 @@ class SearchSpace:
                 "space.protect_first, space.protect_last) or the band (budget.band)"
             )
 
+    def check_smallest(self, budget: Budget) -> None:
+        """Refuse limits that even the narrowest blocks exceed; where each is met by those, all are.
+
+        Raises:
+            BudgetError: Names the limit and what the smallest architecture has.
+        """
+        for limit, least in zip(budget.limits, self.used(budget, (0,) * self.num_modules), strict=True):
+            if least > limit.ceiling:
+                option, unit = WORDS[limit.cost.name]
+                raise BudgetError(
+                    f"{option} allows {number(limit.ceiling)} {unit}, and the smallest architecture of the search "
+                    f"space has {number(least)}; allow more than that, or widen the space (space.ffn_levels, "
+                    "space.protect_first, space.protect_last)"
+                )
+
 
 def define_space(
     shape: DenseShape,
@@ -113,6 +174,7 @@ def define_space(
     ffn_multiple: int | None = None,
     protect_first: int = 0,
     protect_last: int = 0,
+    costs: Mapping[str, ModuleCost] = COSTS,
 ) -> SearchSpace:
     """Define which widths each module may take.
 
@@ -120,6 +182,7 @@ def define_space(
         ffn_multiple: Alignment of FFN widths; `None` chooses by `hardware_multiple`.
         protect_first: Number of layers at the start that stay dense.
         protect_last: Number of layers at the end that stay dense.
+        costs: What can be told of the space's architectures.
 
     Raises:
         ConfigError: All layers are protected.
@@ -140,4 +203,4 @@ def define_space(
         protected = layer < protect_first or layer >= shape.num_layers - protect_last
         grid = heads if kind is BlockKind.ATTENTION else ffn
         options.append((grid[-1],) if protected else tuple(grid))
-    return SearchSpace(shape=shape, options=tuple(options))
+    return SearchSpace(shape=shape, options=tuple(options), costs=costs)

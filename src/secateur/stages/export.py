@@ -8,6 +8,7 @@ from secateur.export.checkpoint import express, save_checkpoint
 from secateur.export.verify import verify_export
 from secateur.report.card import model_card
 from secateur.report.record import Choice, ExportRecord, ModelRow
+from secateur.report.rows import budget_uses
 from secateur.runs.folder import written_whole
 from secateur.runs.progress import stage_clock
 from secateur.stages.run import Run
@@ -26,7 +27,8 @@ def export_stage(run: Run, pruned: PreTrainedModel, choice: Choice, rows: tuple[
         with written_whole(run.folder.exported) as folder:
             save_checkpoint(dense, pruned, form, dtype, folder)
             public = without_folders(run.config)
-            card = model_card(public.model.name, form, rows, choice, dtype, to_yaml(public))
+            uses = budget_uses(run.inputs.budget, run.inputs.shape, choice.architecture)
+            card = model_card(public.model.name, form, rows, choice, dtype, to_yaml(public), uses)
             (folder / "README.md").write_text(card)
             seen = verify_export(folder, form, dense, pruned, probe, rows[-1].cost.total_parameters)
         clock.note = f"{seen.class_name}, loads in a fresh process, logits within {seen.max_logit_difference:.0e}"

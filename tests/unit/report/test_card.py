@@ -3,6 +3,7 @@ import yaml
 from secateur.config import RunConfig, to_yaml
 from secateur.export.checkpoint import express
 from secateur.report.card import model_card
+from secateur.report.record import BudgetUse
 
 
 def card(report, prepared):
@@ -32,3 +33,11 @@ def test_rows_layers_and_configuration_are_all_there(report, prepared):
     assert RunConfig.model_validate(yaml.safe_load(made_with)) == RunConfig()
     share = report.row("secateur").cost.decoder_parameters / report.row("dense").cost.decoder_parameters
     assert f"# tiny-llama, pruned to {share:.1%} of its decoder parameters" in text
+
+
+def test_limits_of_another_kind_are_named_with_what_is_used_of_them(report, prepared):
+    form = express(prepared.dense, report.choice.architecture, "bfloat16")
+    use = BudgetUse(name="kv_cache_bytes_per_token", ceiling=256, used=224, dense=384)
+    text = model_card("tiny", form, report.rows, report.choice, "bfloat16", to_yaml(RunConfig()), (use,))
+    assert "Of its budget it uses 224 of 256 bytes of KV cache per token (dense: 384)." in text
+    assert "Of its budget" not in card(report, prepared)

@@ -3,7 +3,8 @@ import io
 from rich.console import Console
 
 from secateur.predictor.multi_output import PaperQuality
-from secateur.report.table import architecture_table, final_table, summary_lines
+from secateur.report.record import BudgetUse
+from secateur.report.table import architecture_table, budget_title, final_table, summary_lines
 from secateur.search.ji2023 import PaperRecord
 
 
@@ -70,3 +71,32 @@ def test_the_papers_predictor_is_reported_as_the_paper_does(report):
     assert "367 pairs fitted, 158 held out: MSE 0.111, RMSE 0.333, MAE 0.222, R2 0.887" in line
     assert "parameter count alone 0.776" in line
     assert line.endswith("Kendall tau among the last measured, at the budget, 0.42")
+
+
+class TestOtherBudgets:
+    USES = (
+        BudgetUse(name="total_parameters", ceiling=1_100_000, used=1_091_424, dense=1_427_808),
+        BudgetUse(name="decode_ms", ceiling=12.0, used=11.256, dense=15.5),
+    )
+    KEEP = BudgetUse(name="decoder_parameters", ceiling=19_000, used=18_900, dense=32_448)
+
+    def test_are_in_the_title_with_their_units(self, report):
+        text = printed(final_table(report.model_copy(update={"keep": None, "budget": self.USES})))
+        title, *_ = text.splitlines()
+        assert title.rstrip() == "models/tiny within 1,100,000 parameters and 12 ms per generated token"
+
+    def test_beside_a_share_are_named_after_it(self, report):
+        both = report.model_copy(update={"budget": (self.KEEP, self.USES[0])})
+        assert budget_title(both) == "at 0.6 of its decoder parameters, within 1,100,000 parameters"
+
+    def test_are_summed_up_by_what_is_used(self, report):
+        _, used, *_ = summary_lines(report.model_copy(update={"keep": None, "budget": self.USES}))
+        assert used == (
+            "of the budget it uses 1,091,424 of 1,100,000 parameters (dense: 1,427,808), "
+            "11.26 of 12 ms per generated token (dense: 15.5)"
+        )
+
+    def test_of_a_share_alone_say_nothing_more(self, report):
+        alone = report.model_copy(update={"budget": (self.KEEP,)})
+        assert summary_lines(alone) == summary_lines(report)
+        assert budget_title(alone) == "at 0.6 of its decoder parameters"

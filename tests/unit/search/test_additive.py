@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from planted import PlantedProblem, Problem
+from secateur.budget import BudgetConfig
 from secateur.search.additive import FEWEST_SOLUTIONS, additive_optimum, additive_search
 from secateur.space.cost import Budget
 from secateur.space.search_space import SearchSpace, define_space
@@ -45,7 +46,7 @@ class TestAdditiveOptimum:
     def test_is_nothing_where_nothing_is_inside_the_band(self, prepared):
         space = define_space(prepared.dense.shape, 2, 2)
         losses = [dict.fromkeys(options, 1.0) for options in space.options]
-        assert additive_optimum(space, Budget(ceiling=100, floor=50), losses) is None
+        assert additive_optimum(space, Budget.of_decoder_parameters(ceiling=100, floor=50), losses) is None
 
     def test_what_the_solver_prints_is_not_seen(self, coarse, capfd):
         """HiGHS writes lines of its own to standard output; a run's output is the tool's."""
@@ -55,6 +56,28 @@ class TestAdditiveOptimum:
             additive_optimum(coarse, Budget.from_keep(coarse.shape, keep, 0.1), losses)
         print("behind")
         assert capfd.readouterr().out == "before\nbehind\n"
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_of_several_limits_is_that_of_trying_everything(self, coarse, seed):
+        losses = random_losses(coarse, np.random.default_rng(seed))
+        falling = [dict(zip(module, sorted(module.values(), reverse=True), strict=True)) for module in losses]
+        limits = ({"max_flops": 40_000}, {"keep": 0.6}, {"max_params": 25_000})[seed % 3]
+        config = BudgetConfig(max_kv_cache_bytes=(200, 260)[seed % 2], band=0.3, **limits)
+        budget = Budget.from_config(coarse.shape, config)
+        assert len(budget.limits) == 2
+        found = additive_optimum(coarse, budget, falling)
+        assert budget.admits(*coarse.used(budget, found))
+        everything = itertools.product(*(range(len(options)) for options in coarse.options))
+        allowed = [levels for levels in everything if budget.allows(*coarse.used(budget, levels))]
+        least = min(summed(coarse, falling, levels) for levels in allowed)
+        assert 100 < len(allowed) < 4_000
+        assert summed(coarse, falling, found) == pytest.approx(least, rel=1e-3)
+
+    def test_of_one_limit_on_something_else_uses_it_up(self, coarse):
+        losses = [dict.fromkeys(options, 0.0) for options in coarse.options]
+        for limits in ({"max_params": 25_000}, {"max_flops": 40_000}, {"max_kv_cache_bytes": 200}):
+            budget = Budget.from_config(coarse.shape, BudgetConfig(band=0.1, **limits))
+            assert budget.admits(*coarse.used(budget, additive_optimum(coarse, budget, losses)))
 
     def test_losses_that_are_all_zero_are_no_trouble(self, prepared):
         losses = [dict.fromkeys(options, 0.0) for options in prepared.space.options]

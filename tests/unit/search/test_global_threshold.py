@@ -66,7 +66,7 @@ def test_what_is_too_large_for_the_rest_is_passed_over_for_what_fits(shape):
     for module in range(0, 6, 2):
         scores[module] = torch.full((4,), 100.0)
     head = shape.attention.parameters_at(1)
-    budget = Budget(ceiling=head + shape.mlp.parameters_at(3), floor=1)
+    budget = Budget.of_decoder_parameters(ceiling=head + shape.mlp.parameters_at(3), floor=1)
     architecture = global_threshold_architecture(shape, budget, scores)
     assert architecture.widths[::2] == (1, 0, 0), "equal scores are taken in module order"
     assert sum(architecture.widths[1::2]) > 0

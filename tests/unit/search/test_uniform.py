@@ -73,7 +73,7 @@ class TestUniformArchitectures:
 
     def test_a_budget_too_small_for_any_head_gives_none(self):
         shape = llama_like(4)
-        assert uniform_architectures(shape, Budget(ceiling=4, floor=1)) == []
+        assert uniform_architectures(shape, Budget.of_decoder_parameters(ceiling=4, floor=1)) == []
 
     def test_norms_are_paid_for(self, prepared):
         shape = prepared.dense.shape

@@ -3,10 +3,11 @@ import math
 
 import pytest
 
+from secateur.budget import BudgetConfig
 from secateur.errors import BudgetError
 from secateur.model.shape import BlockKind, BlockShape
 from secateur.space.architecture import Architecture
-from secateur.space.cost import Budget, cost_of, module_parameters
+from secateur.space.cost import COSTS, WORDS, Budget, Cost, Limit, cost_of, module_parameters
 
 
 def test_a_block_that_is_gone_costs_nothing_not_even_its_norm(prepared):
@@ -79,7 +80,73 @@ def test_a_budget_of_next_to_nothing_still_asks_for_something(prepared):
 
 
 def test_a_band_is_widened_downwards_and_never_narrowed():
-    budget = Budget(ceiling=1000, floor=990)
-    assert budget.widened(50) == Budget(ceiling=1000, floor=950)
+    budget = Budget.of_decoder_parameters(ceiling=1000, floor=990)
+    assert budget.widened(50) == Budget.of_decoder_parameters(ceiling=1000, floor=950)
     assert budget.widened(5) == budget
-    assert budget.widened(10_000) == Budget(ceiling=1000, floor=1)
+    assert budget.widened(10_000) == Budget.of_decoder_parameters(ceiling=1000, floor=1)
+
+
+def test_every_cost_has_its_function_and_its_words():
+    assert list(COSTS) == list(Cost.model_fields)
+    assert set(COSTS) < set(WORDS)
+
+
+def test_blocks_that_are_gone_leave_what_is_outside(prepared):
+    shape = prepared.dense.shape
+    nothing = Architecture.from_widths((0, 0) * 3)
+    for name, cost in COSTS.items():
+        assert cost.of(shape, nothing) == (shape.parameters_outside if name == "total_parameters" else 0)
+
+
+class TestALimit:
+    def test_of_a_count_has_a_whole_floor_and_of_a_time_has_not(self):
+        assert Limit.below(COSTS["flops_per_token"], 1001, 0.1).floor == 901
+        assert Limit.below(COSTS["flops_per_token"], 10.0, 0.25).floor == 7.5
+
+    def test_that_the_dense_model_meets_is_never_used_up(self):
+        slack = Limit(COSTS["flops_per_token"], 1000, math.inf)
+        assert slack.widened(900) == slack
+
+
+class TestABudgetOfSeveralLimits:
+    """Of the tiny decoder: 32,448 decoder parameters, 38,624 in all, 384 bytes of KV cache per token."""
+
+    @pytest.fixture
+    def make(self, prepared):
+        return lambda band=0.1, **limits: Budget.from_config(prepared.dense.shape, BudgetConfig(band=band, **limits))
+
+    def test_keep_alone_is_the_budget_that_it_always_was(self, make, prepared):
+        assert make(keep=0.6) == Budget.from_keep(prepared.dense.shape, 0.6, 0.1)
+        assert make() == Budget.from_keep(prepared.dense.shape, 0.75, 0.1)
+
+    def test_admits_what_exceeds_no_limit_and_uses_one_up(self, make):
+        budget = make(max_params=20_000, max_kv_cache_bytes=200)
+        assert budget.admits(19_000, 100)
+        assert budget.admits(10_000, 190)
+        assert not budget.admits(10_000, 100), "neither is used up"
+        assert budget.allows(10_000, 100)
+        assert not budget.admits(20_001, 190)
+        assert not budget.admits(20_000, 201)
+
+    def test_a_limit_that_the_dense_model_meets_holds_and_is_no_reason_to_stop(self, make, prepared):
+        budget = make(keep=0.5, max_kv_cache_bytes=384)
+        ceiling = prepared.dense.shape.decoder_parameters // 2
+        assert budget.admits(ceiling, 384)
+        assert not budget.admits(ceiling // 2, 384), "all heads are there, and half of the budget is unused"
+
+    def test_that_the_dense_model_meets_has_nothing_to_prune(self, make, prepared):
+        dense = cost_of(prepared.dense.shape, Architecture.dense(prepared.dense.shape))
+        words = f"the dense model has {dense.total_parameters:,} parameters, .*lower --max-params"
+        with pytest.raises(BudgetError, match=words):
+            make(max_params=dense.total_parameters)
+        assert make(max_params=dense.total_parameters - 1)
+
+    def test_says_itself_with_units(self, make):
+        budget = make(keep=0.5, max_kv_cache_bytes=200)
+        assert str(budget).endswith("decoder parameters and 200 bytes of KV cache per token")
+        assert budget.options == "--keep or --max-kv-cache-bytes"
+
+    def test_is_widened_limit_by_limit(self, make):
+        wide = make(max_params=20_000, max_kv_cache_bytes=200).widened(5_000, 1)
+        assert [limit.floor for limit in wide.limits] == [15_000, 180]
+        assert [limit.ceiling for limit in wide.limits] == [20_000, 200]

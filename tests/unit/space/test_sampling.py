@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from secateur.budget import BudgetConfig
 from secateur.space import sampling
-from secateur.space.cost import Budget
+from secateur.space.cost import COSTS, Budget
+from secateur.space.latency_table import LatencyTable, PhaseLatency
 from secateur.space.sampling import mutate, repair, sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
 
@@ -69,7 +71,7 @@ def test_repair_and_mutation_end_in_the_band_and_in_the_space(space, keep):
 def test_where_single_steps_miss_a_narrow_band_pairs_of_them_meet_it(prepared, monkeypatch):
     """Steps that differ in cost, one up and another down, move by less than any single one."""
     space = SearchSpace(shape=prepared.dense.shape, options=((1, 2, 3, 4), (7, 24, 41, 48)) * 3)
-    budget = Budget(ceiling=21_000, floor=20_900)
+    budget = Budget.of_decoder_parameters(ceiling=21_000, floor=20_900)
     assert space.smallest_step > 6 * 100
 
     def inside():
@@ -104,3 +106,76 @@ def test_protected_layers_are_never_moved(prepared):
     space = define_space(prepared.dense.shape, 9, 5, protect_last=1)
     for architecture in sample_architectures(space, Budget.from_keep(space.shape, 0.6, 0.02), 50, seed=0):
         assert architecture.widths[-2:] == (4, 48)
+
+
+# Of the tiny decoder's 38,624 parameters, 64,512 FLOPs, 384 bytes of cache, and 20 ms by the table below.
+COMBINATIONS = {
+    "parameters": {"max_params": 25_000},
+    "flops": {"max_flops": 40_000},
+    "cache": {"max_kv_cache_bytes": 192},
+    "latency": {"max_decode_ms": 12.5},
+    "keep and cache": {"keep": 0.6, "max_kv_cache_bytes": 160},
+    "cache that is no limit": {"keep": 0.5, "max_kv_cache_bytes": 384},
+    "all": {"keep": 0.7, "max_params": 30_000, "max_flops": 45_000, "max_kv_cache_bytes": 288, "max_decode_ms": 15},
+}
+
+
+class TestSeveralLimits:
+    @pytest.fixture
+    def limited(self, prepared):
+        """Times that are no round numbers, and alike for the two widest MLPs."""
+        phase = PhaseLatency(attention=(1.1, 1.7, 2.3, 3.1), mlp=(0.7, 1.1, 1.9, 1.9), outside=5.0)
+        table = LatencyTable(
+            device="none",
+            dtype="float32",
+            prompt_tokens=8,
+            batch=1,
+            repeats=1,
+            kv_heads=(1, 2, 3, 4),
+            ffn_widths=(12, 24, 36, 48),
+            prefill=phase,
+            decode=phase,
+            seconds=0.0,
+        )
+
+        def make(limits):
+            costs = COSTS | table.costs
+            space = define_space(prepared.dense.shape, 9, 5, costs=costs)
+            return space, Budget.from_config(space.shape, BudgetConfig(band=0.1, **limits), costs)
+
+        return make
+
+    @pytest.mark.parametrize("limits", COMBINATIONS.values(), ids=COMBINATIONS)
+    def test_hold_for_all_that_is_drawn_repaired_and_mutated(self, limited, limits):
+        space, budget = limited(limits)
+        drawn = [space.levels(each) for each in sample_architectures(space, budget, 15, seed=0)]
+        assert len(set(drawn)) == 15
+        rng = np.random.default_rng(0)
+        random = [tuple(int(rng.integers(len(options))) for options in space.options) for _ in range(50)]
+        repaired = [repair(space, levels, budget, rng) for levels in random]
+        mutated = [mutate(space, levels, budget, 3, rng) for levels in drawn]
+        found = [levels for levels in (*drawn, *repaired, *mutated) if levels is not None]
+        assert len(found) > 60
+        assert all(budget.admits(*space.used(budget, levels)) for levels in found)
+
+    @pytest.mark.parametrize("limits", COMBINATIONS.values(), ids=COMBINATIONS)
+    def test_leave_nothing_unused_that_another_step_would_fit_into(self, limited, limits):
+        space, budget = limited(limits)
+        for architecture in sample_architectures(space, budget, 12, seed=1):
+            levels = space.levels(architecture)
+            for module in range(space.num_modules):
+                if levels[module] + 1 < len(space.options[module]):
+                    raised = (*levels[:module], levels[module] + 1, *levels[module + 1 :])
+                    used = zip(space.used(budget, raised), budget.limits, strict=True)
+                    # Sums of times are right to rounding.
+                    assert any(amount > limit.ceiling * (1 - 1e-9) for amount, limit in used)
+
+    def test_only_narrow_what_counts_in_them(self, limited):
+        """A limit on the KV cache is no reason to cut an MLP."""
+        space, budget = limited(COMBINATIONS["cache"])
+        for architecture in sample_architectures(space, budget, 10, seed=0):
+            assert architecture.widths[1::2] == (48,) * 3
+
+    def test_that_the_narrowest_blocks_exceed_cannot_be_repaired(self, limited):
+        space, budget = limited({"max_decode_ms": 4.9})
+        assert repair(space, (4, 8) * 3, budget, np.random.default_rng(0)) is None

@@ -1,11 +1,13 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
+from secateur.budget import BudgetConfig
 from secateur.errors import BudgetError, ConfigError
 from secateur.space.architecture import Architecture
-from secateur.space.cost import Budget
+from secateur.space.cost import COSTS, Budget, cost_of
 from secateur.space.search_space import SearchSpace, define_space, hardware_multiple, level_grid
 
 
@@ -114,3 +116,37 @@ class TestABudgetThatCannotBeMet:
     def test_is_no_trouble_where_the_band_holds_something(self, prepared):
         for keep in (0.25, 0.5, 0.75, 0.9, 1.0):
             prepared.space.check(Budget.from_keep(prepared.dense.shape, keep, 0.02 / keep))
+
+    @pytest.mark.parametrize(
+        ("limits", "words"),
+        [
+            ({"max_params": 6_000}, r"--max-params allows 6,000 parameters, .* has 16,992"),
+            ({"max_flops": 20_000}, r"--max-flops allows 20,000 FLOPs per token, .* has 21,504"),
+            ({"keep": 0.5, "max_kv_cache_bytes": 100}, r"--max-kv-cache-bytes allows 100 bytes .* has 128"),
+        ],
+    )
+    def test_in_something_else_than_parameters_is_refused_with_the_least_that_there_is(self, coarse, limits, words):
+        budget = Budget.from_config(coarse.shape, BudgetConfig(**limits))
+        with pytest.raises(BudgetError, match=words):
+            coarse.check(budget)
+
+
+class TestCosts:
+    @pytest.mark.parametrize("name", COSTS)
+    def test_of_many_architectures_are_those_of_each(self, prepared, name):
+        space, rng = prepared.space, np.random.default_rng(0)
+        levels = np.array([[rng.integers(len(options)) for options in space.options] for _ in range(20)])
+        each = [getattr(cost_of(space.shape, space.architecture(tuple(row))), name) for row in levels.tolist()]
+        assert len(set(each)) > 5
+        assert space.cost(name, levels).tolist() == each
+
+    def test_used_of_a_budget_are_in_the_order_of_its_limits(self, prepared):
+        budget = Budget.from_config(prepared.dense.shape, BudgetConfig(max_kv_cache_bytes=90, max_flops=70))
+        levels = (1, 2, 3, 4, 0, 6)
+        cost = cost_of(prepared.dense.shape, prepared.space.architecture(levels))
+        assert [limit.cost.name for limit in budget.limits] == ["flops_per_token", "kv_cache_bytes_per_token"]
+        assert prepared.space.used(budget, levels) == (cost.flops_per_token, cost.kv_cache_bytes_per_token)
+
+    def test_the_smallest_steps_are_of_those_modules_that_count(self, prepared):
+        budget = Budget.from_config(prepared.dense.shape, BudgetConfig(max_kv_cache_bytes=90, max_flops=70))
+        assert prepared.space.smallest_steps(budget) == (2 * 8 * 96, 2 * 2 * 8)

@@ -1,0 +1,198 @@
+"""How long every block of the search space takes on this device, in prefill and in decoding: timed once per run."""
+
+import copy
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+
+from secateur.model.loading import DenseModel
+from secateur.model.shape import BlockKind, decoder_layers, group_tensors
+from secateur.model.walk import DecoderWalk
+from secateur.space.latency_table import LatencyTable, PhaseLatency
+
+WARM_UPS = 3
+# Of milliseconds: clocks tell no more, and what rounding leaves beyond them would look like a step from width to width.
+DIGITS = 6
+PREFILL, DECODE, OUTSIDE = "prefill", "decode", "outside"
+
+Clock = Callable[[], float]
+Key = TypeVar("Key", bound=Hashable)
+# Makes a piece of work ready; what it gives is then timed.
+Work = Callable[[], Callable[[], object]]
+
+
+@torch.no_grad()
+def measure_latency(
+    dense: DenseModel,
+    walk: DecoderWalk,
+    kv_heads: Iterable[int],
+    ffn_widths: Iterable[int],
+    prompt_tokens: int,
+    batch: int,
+    repeats: int,
+    seed: int,
+    clock: Clock | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> LatencyTable:
+    """Time the blocks of the first layer at every width, and what is outside of all blocks.
+
+    Layers are alike, so the first stands for all. Its own modules are run, with its weights cut to the width; which
+    groups stay makes no difference to the time.
+
+    Args:
+        kv_heads, ffn_widths: To be timed; a width of 0 takes no time and is left out.
+        prompt_tokens: Of the prompt, at most; a model with fewer positions gets what leaves room for one token more.
+        clock: Seconds; waits for the device by default.
+        advance: Called after each of the `repeats`.
+    """
+    start = time.perf_counter()
+    device, longest = walk.device, getattr(dense.model.config, "max_position_embeddings", None)
+    length = min(prompt_tokens, longest - 1) if longest else prompt_tokens
+    widths = {
+        BlockKind.ATTENTION: tuple(sorted({*kv_heads} - {0})),
+        BlockKind.MLP: tuple(sorted({*ffn_widths} - {0})),
+    }
+    work: dict[tuple[str, str, int], Work] = {}
+    for kind, options in widths.items():
+        for width in options:
+            prefill, decode = _block_work(dense, walk, kind, width, batch, length)
+            work |= {(PREFILL, kind, width): prefill, (DECODE, kind, width): decode}
+    work[PREFILL, OUTSIDE, 0] = _outside_work(walk, batch, length)
+    work[DECODE, OUTSIDE, 0] = _outside_work(walk, batch, 1)
+    order = np.random.default_rng(seed)
+    seconds = median_seconds(work, repeats, clock or _device_clock(device), order, advance)
+
+    def phase(name: str) -> PhaseLatency:
+        times = {
+            kind: never_faster_when_wider(options, [_milliseconds(seconds[name, kind, width]) for width in options])
+            for kind, options in widths.items()
+        }
+        outside = _milliseconds(seconds[name, OUTSIDE, 0])
+        return PhaseLatency(attention=times[BlockKind.ATTENTION], mlp=times[BlockKind.MLP], outside=outside)
+
+    return LatencyTable(
+        device=torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
+        dtype=str(dense.model.dtype).removeprefix("torch."),
+        prompt_tokens=length,
+        batch=batch,
+        repeats=repeats,
+        kv_heads=widths[BlockKind.ATTENTION],
+        ffn_widths=widths[BlockKind.MLP],
+        prefill=phase(PREFILL),
+        decode=phase(DECODE),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def median_seconds(
+    work: Mapping[Key, Work],
+    repeats: int,
+    clock: Clock,
+    order: np.random.Generator,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[Key, float]:
+    """Time each piece of work `repeats` times, all of them in a new random order each time, and take the medians.
+
+    What disturbs the machine for a while then disturbs all widths alike, and not the one whose turn it was.
+    """
+    keys = list(work)
+    for key in keys:
+        for _ in range(WARM_UPS):
+            work[key]()()
+    times: dict[Key, list[float]] = {key: [] for key in keys}
+    for _ in range(repeats):
+        for index in order.permutation(len(keys)).tolist():
+            run = work[keys[index]]()
+            start = clock()
+            run()
+            times[keys[index]].append(clock() - start)
+        advance()
+    return {key: float(np.median(measured)) for key, measured in times.items()}
+
+
+def never_faster_when_wider(widths: Sequence[int], values: Sequence[float]) -> tuple[float, ...]:
+    """Give the non-decreasing values that are nearest to those measured, by least squares."""
+    fitted = IsotonicRegression().fit_transform(np.array(widths, dtype=float), np.array(values))
+    return tuple(round(value, DIGITS) for value in fitted.tolist())
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1e3 * seconds, DIGITS)
+
+
+def narrowed(dense: DenseModel, kind: BlockKind, width: int) -> tuple[nn.Module, nn.Module]:
+    """Give norm and module of the first layer's block, the module cut to its first groups.
+
+    Projections into the groups are views of the dense ones. The one out of them is copied, since rows of a view would
+    lie too far apart to be timed for those of a small model.
+    """
+    layer = decoder_layers(dense.model, dense.family)[0]
+    names = dense.family.attention if kind is BlockKind.ATTENTION else dense.family.mlp
+    spared: dict[int, Any] = {id(p): p for p in getattr(layer, names.module).parameters()}
+    module: nn.Module = copy.deepcopy(getattr(layer, names.module), memo=spared)
+    num_groups = dense.shape.block(kind).num_groups
+    for name, (projection, axis) in group_tensors(layer, dense.family, kind).items():
+        kept = projection.weight.shape[axis] // num_groups * width
+        weight, bias = projection.weight.narrow(axis, 0, kept).contiguous(), projection.bias
+        copied: nn.Linear = getattr(module, name)
+        copied.weight = nn.Parameter(weight, requires_grad=False)
+        if bias is not None and axis == 0:
+            copied.bias = nn.Parameter(bias[:kept], requires_grad=False)
+        copied.out_features, copied.in_features = weight.shape
+    return getattr(layer, names.norm), module
+
+
+def _block_work(
+    dense: DenseModel, walk: DecoderWalk, kind: BlockKind, width: int, batch: int, length: int
+) -> tuple[Work, Work]:
+    """Give the work of one block on a prompt, and on one token with the prompt cached."""
+    norm, module = narrowed(dense, kind, width)
+    shape, config = dense.shape, dense.model.config
+    prompt = torch.randn(batch, length, shape.hidden_size, dtype=dense.model.dtype, device=walk.device)
+    token = prompt[:, :1].contiguous()
+
+    def run(hidden: Tensor, arguments: Mapping[str, Any]) -> Callable[[], object]:
+        def block() -> Tensor:
+            output = module(norm(hidden), **arguments)
+            return hidden + (output[0] if isinstance(output, tuple) else output)
+
+        return block
+
+    if kind is BlockKind.MLP:
+        return (lambda: run(prompt, {})), (lambda: run(token, {}))
+    arguments = walk.arguments(batch, length)[0]
+    decoding = walk.decoding_arguments(batch, length)
+    cached = torch.randn(batch, width, length, shape.head_dim, dtype=dense.model.dtype, device=walk.device)
+
+    def decode() -> Callable[[], object]:
+        # A token lengthens the cache, so that each gets one of its own, filled before the clock runs.
+        cache = DynamicCache(config=config)
+        cache.update(cached, cached, 0)
+        return run(token, {name: cache if isinstance(value, Cache) else value for name, value in decoding.items()})
+
+    return (lambda: run(prompt, arguments)), decode
+
+
+def _outside_work(walk: DecoderWalk, batch: int, length: int) -> Work:
+    """Embed, norm, and tell the next token: the head is wanted for the last one alone."""
+    tokens = torch.zeros(batch, length, dtype=torch.long, device=walk.device)
+    return lambda: lambda: walk.logits(walk.final_norm(walk.embed(tokens))[:, -1:])
+
+
+def _device_clock(device: torch.device) -> Clock:
+    """Give a clock that waits for what was sent to the device."""
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock

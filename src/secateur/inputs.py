@@ -1,13 +1,22 @@
 """What a run starts from, loaded and checked before anything is written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secateur.config import RunConfig, build_config, differing_fields, read_yaml
-from secateur.data import Role, TokenSet, assign_documents, build_token_sets, perplexity_windows, read_rows
+from secateur.data import (
+    Role,
+    TokenSet,
+    assign_documents,
+    assign_group_documents,
+    build_group_sets,
+    build_token_sets,
+    perplexity_windows,
+    read_rows,
+)
 from secateur.demo import decoder_path
-from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError
+from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError, suggestion
 from secateur.evaluation.multiple_choice import ChoiceSet, choose_questions, read_questions
 from secateur.model.loading import DenseModel, load_dense
 from secateur.model.shape import DenseShape
@@ -17,6 +26,7 @@ from secateur.runs.folder import RunFolder
 from secateur.schema import derive_seed
 from secateur.search.ji2023 import paper_space, refuse_paper_budget
 from secateur.search.methods import JI2023, SEARCHES, UNIFORM
+from secateur.search.objectives import COSTS, DISPARITY, OBJECTIVES, QUALITY
 from secateur.search.rounds import FEWEST_PAIRS
 from secateur.space.cost import Budget
 from secateur.space.sampling import sample_architectures
@@ -38,7 +48,10 @@ class PaperTargets:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The dense model with its walk, the token sets, and where the search may go."""
+    """The dense model with its walk, the token sets, and where the search may go.
+
+    `groups` holds a selection and an evaluation set per group of text.
+    """
 
     dense: DenseModel
     walk: DecoderWalk
@@ -47,6 +60,7 @@ class Inputs:
     budget: Budget
     fingerprints: dict[str, str]
     paper: PaperTargets | None = None
+    groups: dict[str, dict[Role, TokenSet]] = field(default_factory=dict)
 
     @property
     def shape(self) -> DenseShape:
@@ -123,6 +137,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     """
     name = str(decoder_path()) if config.model.name == "demo" else config.model.name
     model, data = config.model, config.data
+    refuse_objectives(config)
     importance_order(config.pruning.importance)
     documents = assign_documents(
         list(data.sources),
@@ -133,6 +148,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         },
         data.text_field,
     )
+    group_documents = assign_group_documents(data.groups, documents, data.text_field)
     dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
     longest = getattr(dense.model.config, "max_position_embeddings", None)
     if longest is not None and data.sequence_length > longest:
@@ -150,14 +166,23 @@ def load_inputs(config: RunConfig) -> Inputs:
             Role.EVALUATION: data.evaluation_tokens,
         },
     )
+    groups = build_group_sets(
+        group_documents,
+        dense.tokenizer,
+        data.sequence_length,
+        {Role.SELECTION: data.group_tokens, Role.EVALUATION: data.evaluation_tokens},
+    )
     space, budget = define_limits(config, dense)
     fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
+    fingerprints |= {
+        f"group {group}, {role}": tokens.fingerprint for group, each in groups.items() for role, tokens in each.items()
+    }
     paper = load_paper_targets(config, dense) if config.search.method == JI2023 else None
     if paper is not None:
         fingerprints |= {f"target {name}": tokens.fingerprint for name, tokens in paper.texts.items()}
         if paper.choices is not None:
             fingerprints["target questions"] = paper.choices.fingerprint
-    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints, paper)
+    return Inputs(dense, DecoderWalk(dense.model, dense.family), sets, space, budget, fingerprints, paper, groups)
 
 
 def define_limits(config: RunConfig, dense: DenseModel) -> tuple[SearchSpace, Budget]:
@@ -178,8 +203,62 @@ def define_limits(config: RunConfig, dense: DenseModel) -> tuple[SearchSpace, Bu
     budget = Budget.from_keep(dense.shape, config.budget.keep, config.budget.band)
     if config.search.method in SEARCHES:
         budget = searchable_budget(space, budget, config.seed)
+    if set(named_objectives(config)) & set(COSTS):
+        budget = budget_range(config, dense.shape, budget)
     refuse_method(config, space, budget)
     return space, budget
+
+
+def named_objectives(config: RunConfig) -> tuple[str, ...]:
+    """Give the names of the run's objectives: as configured, else quality, and disparity where there are groups.
+
+    Methods other than Secateur's own have their own criterion; groups are then measured and reported only.
+    """
+    if config.search.objectives:
+        return config.search.objectives
+    return (QUALITY, DISPARITY) if config.data.groups and config.search.method == "secateur" else (QUALITY,)
+
+
+def refuse_objectives(config: RunConfig) -> None:
+    """Refuse objectives and a rule of choice that the run has nothing to measure for.
+
+    Raises:
+        ConfigError: Says which, and what is missing.
+    """
+    search, groups = config.search, config.data.groups
+    names = named_objectives(config)
+    if len(groups) == 1:
+        raise ConfigError(
+            f"data.groups has one group, {next(iter(groups))!r}; disparity is a spread over two or more: add "
+            "--groups NAME=PATH, or leave groups out"
+        )
+    for name in names:
+        if name not in OBJECTIVES:
+            raise ConfigError(f"search.objectives: {name!r} is unknown; {suggestion(name, OBJECTIVES)}")
+    if QUALITY not in names or len(set(names)) != len(names):
+        raise ConfigError(f"search.objectives={list(names)} must have {QUALITY!r} and no name twice")
+    if names != (QUALITY,) and search.method != "secateur":
+        raise ConfigError(f"search.objectives={list(names)} needs search.method=secateur, got {search.method}")
+    if DISPARITY in names and not groups:
+        raise ConfigError("search.objectives has 'disparity' but there are no groups; add --groups NAME=PATH, twice")
+    if search.choose == "least_disparity" and DISPARITY not in names:
+        raise ConfigError(
+            f"search.choose=least_disparity needs 'disparity' among search.objectives, got {list(names)}; add "
+            "--groups NAME=PATH, twice or more"
+        )
+
+
+def budget_range(config: RunConfig, shape: DenseShape, budget: Budget) -> Budget:
+    """Give the band for a search that weighs quality against cost: from the smallest share up to the budget.
+
+    Raises:
+        BudgetError: There is nothing between them.
+    """
+    keep = config.budget.keep
+    smallest = keep / 2 if config.search.smallest_keep is None else config.search.smallest_keep
+    if smallest >= keep:
+        raise BudgetError(f"search.smallest_keep={smallest:g} must be below the budget, --keep {keep:g}")
+    return replace(budget, floor=min(budget.floor, int(shape.decoder_parameters * smallest)))
 
 
 def refuse_method(config: RunConfig, space: SearchSpace, budget: Budget) -> None:

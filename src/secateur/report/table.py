@@ -1,9 +1,11 @@
 """The final table and the chosen architecture, for a terminal."""
 
+import math
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from secateur.report.record import Report
+from secateur.report.record import ModelRow, Report
 
 TITLES = {
     "dense": "dense",
@@ -18,7 +20,8 @@ def final_table(report: Report) -> Table:
     protocol = report.rows[0].perplexity
     table = Table(
         title=f"{report.model} at {report.keep:g} of its decoder parameters",
-        caption=f"uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
+        caption=f"{_group_caption(report)}"
+        f"uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
         f"reduction: of decoder parameters; KL to dense in nats per token\n"
         f"{protocol.num_windows} evaluation windows, {protocol.protocol}; seconds: spent to get the row",
         title_justify="left",
@@ -28,7 +31,15 @@ def final_table(report: Report) -> Table:
         pad_edge=False,
     )
     table.add_column("model", no_wrap=True)
-    for title in ("parameters", "reduction", "perplexity", f"± {protocol.confidence:.0%}", "KL", "seconds"):
+    for title in (
+        "parameters",
+        "reduction",
+        "perplexity",
+        f"± {protocol.confidence:.0%}",
+        "KL",
+        *_group_titles(report),
+        "seconds",
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(
@@ -38,10 +49,33 @@ def final_table(report: Report) -> Table:
             f"{row.perplexity.value:.2f}",
             f"{(row.perplexity.high - row.perplexity.low) / 2:.2f}",
             f"{row.kl:.3f}",
+            *_group_cells(row),
             f"{row.seconds:.0f}",
             style="bold" if row.name == "secateur" else "",
         )
     return table
+
+
+def _group_titles(report: Report) -> tuple[str, ...]:
+    groups = report.rows[0].groups
+    return (*groups, "mean", "disparity") if groups else ()
+
+
+def _group_cells(row: ModelRow) -> list[str]:
+    if row.disparity is None:
+        return []
+    values = [each.value for each in row.groups.values()]
+    mean = math.exp(sum(map(math.log, values)) / len(values))
+    return [*(f"{value:.2f}" for value in values), f"{mean:.2f}", f"{row.disparity:.3f}"]
+
+
+def _group_caption(report: Report) -> str:
+    if not report.rows[0].groups:
+        return ""
+    return (
+        f"{', '.join(report.rows[0].groups)}: perplexity on the evaluation windows of the group; mean: geometric, over "
+        "groups;\ndisparity: max - min over groups of log(perplexity / dense perplexity), nats\n"
+    )
 
 
 def architecture_table(report: Report) -> Table:
@@ -70,6 +104,13 @@ def summary_lines(report: Report) -> list[str]:
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
         share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
         lines.append(f"perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
+    if report.traded:
+        traded = report.traded
+        lines.append(
+            f"disparity {traded.best_quality_disparity:.3f} -> {traded.disparity:.3f} at "
+            f"{traded.mean_perplexity_ratio - 1:.1%} worse mean perplexity than the best-quality point (both measured "
+            "on the groups' selection windows)"
+        )
     if report.rounds:
         quality = report.rounds[-1].quality
         lines.append(

@@ -252,13 +252,15 @@ def run_and_print(root: Path, work: Any) -> None:
     from rich.console import Console
 
     from secateur.report.live import drawn_progress
-    from secateur.report.table import architecture_table, final_table, summary_lines
+    from secateur.report.table import architecture_table, final_table, group_table, summary_lines
 
     console = Console()
     with resumable(root / "config.yaml"), drawn_progress(console) as listener:
         report = work(listener)
     console.print(architecture_table(report))
     console.print(final_table(report))
+    if report.rows[0].groups:
+        console.print(group_table(report))
     for line in summary_lines(report):
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     console.print(f"result: {root / 'exported'}", highlight=False, soft_wrap=True)

@@ -175,7 +175,7 @@ def test_a_gpu_that_is_not_there_is_named(invoke: Invoke, small_config: RunConfi
 
 def test_the_flags_are_those_that_scripts_rely_on() -> None:
     expected = {
-        "prune": {"--keep", "--out", "--data", "--preset", "--config", "--set", "--device", "--seed"},
+        "prune": {"--keep", "--out", "--data", "--groups", "--preset", "--config", "--set", "--device", "--seed"},
         "compare": {
             "--keep",
             "--methods",
@@ -198,6 +198,7 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--seed",
             "--trust-remote-code",
         },
+        "export": {"--point", "--out"},
         "show": {"--top"},
         "resume": set(),
     }

@@ -5,7 +5,7 @@ import math
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from secateur.report.record import ModelRow, Report
+from secateur.report.record import Report
 
 TITLES = {
     "dense": "dense",
@@ -20,8 +20,7 @@ def final_table(report: Report) -> Table:
     protocol = report.rows[0].perplexity
     table = Table(
         title=f"{report.model} at {report.keep:g} of its decoder parameters",
-        caption=f"{_group_caption(report)}"
-        f"uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
+        caption=f"uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
         f"reduction: of decoder parameters; KL to dense in nats per token\n"
         f"{protocol.num_windows} evaluation windows, {protocol.protocol}; seconds: spent to get the row",
         title_justify="left",
@@ -31,15 +30,7 @@ def final_table(report: Report) -> Table:
         pad_edge=False,
     )
     table.add_column("model", no_wrap=True)
-    for title in (
-        "parameters",
-        "reduction",
-        "perplexity",
-        f"± {protocol.confidence:.0%}",
-        "KL",
-        *_group_titles(report),
-        "seconds",
-    ):
+    for title in ("parameters", "reduction", "perplexity", f"± {protocol.confidence:.0%}", "KL", "seconds"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(
@@ -49,33 +40,33 @@ def final_table(report: Report) -> Table:
             f"{row.perplexity.value:.2f}",
             f"{(row.perplexity.high - row.perplexity.low) / 2:.2f}",
             f"{row.kl:.3f}",
-            *_group_cells(row),
             f"{row.seconds:.0f}",
             style="bold" if row.name == "secateur" else "",
         )
     return table
 
 
-def _group_titles(report: Report) -> tuple[str, ...]:
-    groups = report.rows[0].groups
-    return (*groups, "mean", "disparity") if groups else ()
-
-
-def _group_cells(row: ModelRow) -> list[str]:
-    if row.disparity is None:
-        return []
-    values = [each.value for each in row.groups.values()]
-    mean = math.exp(sum(map(math.log, values)) / len(values))
-    return [*(f"{value:.2f}" for value in values), f"{mean:.2f}", f"{row.disparity:.3f}"]
-
-
-def _group_caption(report: Report) -> str:
-    if not report.rows[0].groups:
-        return ""
-    return (
-        f"{', '.join(report.rows[0].groups)}: perplexity on the evaluation windows of the group; mean: geometric, over "
-        "groups;\ndisparity: max - min over groups of log(perplexity / dense perplexity), nats\n"
+def group_table(report: Report) -> Table:
+    """One row per model of a run with groups: what it does to each."""
+    table = Table(
+        title="groups",
+        caption="perplexity on the evaluation windows of each group; mean: geometric, over groups\n"
+        "disparity: max - min over groups of log(perplexity / dense perplexity), nats per token",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
     )
+    table.add_column("model", no_wrap=True)
+    for title in (*report.rows[0].groups, "mean", "disparity"):
+        table.add_column(title, justify="right")
+    for row in report.rows:
+        values = [each.value for each in row.groups.values()]
+        mean = math.exp(sum(map(math.log, values)) / len(values))
+        cells = (*(f"{value:.2f}" for value in values), f"{mean:.2f}", f"{row.disparity:.3f}")
+        table.add_row(_title(report, row.name), *cells, style="bold" if row.name == "secateur" else "")
+    return table
 
 
 def architecture_table(report: Report) -> Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -100,7 +101,7 @@ class _BandProblem(Problem):
         one = predicted(np.zeros((1, space.num_modules), dtype=int))
         super().__init__(n_var=space.num_modules, n_obj=one.shape[1], xl=np.zeros_like(highest), xu=highest, vtype=int)
 
-    def _evaluate(self, x: LevelRows, out: dict[str, np.ndarray], *_args: object, **_kwargs: object) -> None:
+    def _evaluate(self, x: LevelRows, out: dict[str, Any], *_args: object, **_kwargs: object) -> None:
         values = self.predicted(x.astype(int))
         rows = map(tuple, x.astype(int).tolist())
         self.seen.update(zip(rows, map(tuple, values.tolist()), strict=True))

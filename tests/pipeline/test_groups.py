@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import Finished, finish, stored_measurements
-from test_command_line import Invoke, assert_refused, invoke  # noqa: F401
+from small_runs import Finished, Invoke, assert_refused, finish, stored_measurements
 
 from secateur.config import RunConfig, resolve
 from secateur.demo import generate_documents
@@ -97,7 +96,7 @@ def copied(grouped: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_chosen_point_exported_again_has_the_same_weights_without_a_search(
-    invoke: Invoke,  # noqa: F811
+    invoke: Invoke,
     copied: Path,
     front: Front,
     grouped: Finished,
@@ -116,7 +115,7 @@ def test_the_chosen_point_exported_again_has_the_same_weights_without_a_search(
 
 
 def test_another_point_is_exported_with_a_card_of_its_own(
-    invoke: Invoke,  # noqa: F811
+    invoke: Invoke,
     copied: Path,
     front: Front,
     tmp_path: Path,
@@ -135,7 +134,7 @@ def test_another_point_is_exported_with_a_card_of_its_own(
 
 
 def test_a_point_that_is_not_there_is_refused_with_the_range(
-    invoke: Invoke,  # noqa: F811
+    invoke: Invoke,
     copied: Path,
     front: Front,
 ) -> None:
@@ -144,7 +143,7 @@ def test_a_point_that_is_not_there_is_refused_with_the_range(
 
 
 def test_an_unfinished_run_has_nothing_to_export(
-    invoke: Invoke,  # noqa: F811
+    invoke: Invoke,
     grouped: Finished,
     tmp_path: Path,
 ) -> None:
@@ -154,7 +153,7 @@ def test_an_unfinished_run_has_nothing_to_export(
     assert_refused(invoke("export", begun, "--point", 1), "not finished", "secateur resume")
 
 
-def test_show_lists_the_front_with_the_numbers_to_export_by(invoke: Invoke, grouped: Finished, front: Front) -> None:  # noqa: F811
+def test_show_lists_the_front_with_the_numbers_to_export_by(invoke: Invoke, grouped: Finished, front: Front) -> None:
     shown = invoke("show", grouped.root)
     assert shown.exit_code == 0
     for word in ("Pareto front", "disparity", "chosen", "worse mean perplexity than the best-quality", "groups"):
@@ -183,7 +182,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_weighed_is_refused_before_anything_is_written(
-    invoke: Invoke,  # noqa: F811
+    invoke: Invoke,
     small_config: RunConfig,
     tmp_path: Path,
     name: str,

@@ -27,6 +27,13 @@ DataOption = Annotated[
     list[str] | None,
     typer.Option("--data", help=".txt or .jsonl file, hub data set id, or `demo`; may be given several times."),
 ]
+GroupsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--groups",
+        help="NAME=PATH, text of a group (language, domain, people) that should lose no more than others; two or more.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -52,6 +59,7 @@ def prune_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-BUDGET if not given.")] = None,
     data: DataOption = None,
+    groups: GroupsOption = None,
     preset: Annotated[
         str | None, typer.Option(help="A published method instead of the default, such as ji2023; see the README.")
     ] = None,
@@ -65,7 +73,7 @@ def prune_command(
     """Prune MODEL to the budget and export the result."""
     with user_errors():
         from secateur.budget import parse_latencies
-        from secateur.config import build_config, parse_assignment, read_yaml, resolve
+        from secateur.config import build_config, parse_assignment, parse_texts, read_yaml, resolve
         from secateur.presets import find_preset
 
         layers: list[dict[str, Any]] = [dict(find_preset(preset).settings)] if preset else []
@@ -73,6 +81,8 @@ def prune_command(
         layers.append({"model": {"name": model}})
         if data:
             layers.append({"data": {"sources": data}})
+        if groups:
+            layers.append({"data": {"groups": parse_texts(groups, "--groups")}})
         limits = {
             "keep": keep,
             "max_params": max_params,
@@ -159,6 +169,35 @@ def resume_command(folder: FolderArgument) -> None:
         run_and_print(folder, lambda listener: pipeline().resume_pipeline(folder, listener))
 
 
+@app.command("export")
+def export_command(
+    folder: FolderArgument,
+    point: Annotated[int, typer.Option(help="K of a point of the Pareto front, as `secateur show DIR` lists them.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; DIR/exported-K if not given.")] = None,
+) -> None:
+    """Export another point of a finished run's Pareto front; nothing is searched again."""
+    with user_errors():
+        from rich.console import Console
+
+        from secateur.report.live import drawn_progress
+
+        quiet_libraries()
+        from secateur.stages.front import export_point
+
+        console = Console()
+        with drawn_progress(console) as listener:
+            record, row = export_point(folder, point, out, listener)
+        lines = [
+            f"point {point}: perplexity {row.perplexity.value:.4f} ({row.perplexity.protocol}), KL {row.kl:.4f}, "
+            f"{record.num_parameters:,} parameters",
+            *(f"{name}: perplexity {each.value:.4f}" for name, each in row.groups.items()),
+            *([f"disparity {row.disparity:.4f}"] if row.disparity is not None else []),
+            f"result: {out or folder / record.folder}",
+        ]
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
 @app.command("show")
 def show_command(
     folder: FolderArgument, top: Annotated[int, typer.Option(help="How many candidates to list.")] = 10
@@ -235,13 +274,15 @@ def run_and_print(root: Path, work: Any) -> None:
     from rich.console import Console
 
     from secateur.report.live import drawn_progress
-    from secateur.report.table import architecture_table, final_table, summary_lines
+    from secateur.report.table import architecture_table, final_table, group_table, summary_lines
 
     console = Console()
     with resumable(root / "config.yaml"), drawn_progress(console) as listener:
         report = work(listener)
     console.print(architecture_table(report))
     console.print(final_table(report))
+    if report.rows[0].groups:
+        console.print(group_table(report))
     for line in summary_lines(report):
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
     console.print(f"result: {root / 'exported'}", highlight=False, soft_wrap=True)

@@ -12,7 +12,17 @@ from secateur.report.comparison import Cell, Comparison
 from secateur.runs.folder import RunFolder
 from secateur.search.methods import SEARCHES
 
-OWN_SETTINGS = ("predictor", "rounds", "initial_share", "reconstructed_share", "reconstructed_tokens")
+OWN_SETTINGS = (
+    "predictor",
+    "rounds",
+    "initial_share",
+    "reconstructed_share",
+    "reconstructed_tokens",
+    "objectives",
+    "smallest_keep",
+    "choose",
+    "within",
+)
 # The methods that read a setting, where not all do. Those that allocate without a search are not bound to the grid.
 READERS = {f"search.{name}": frozenset({"secateur"}) for name in OWN_SETTINGS} | {
     f"space.{name}": frozenset(SEARCHES) for name in ("ffn_levels", "kv_levels")

@@ -39,6 +39,10 @@ class DataConfig(Record):
     calibration_tokens: int = Field(65_536, ge=1, description="at most this many")
     selection_tokens: int = Field(8_192, ge=1, description="at most this many")
     evaluation_tokens: int = Field(32_768, ge=1, description="at most this many")
+    groups: dict[str, str] = Field(
+        default_factory=dict, description="texts by group (languages, domains), whose losses should be alike"
+    )
+    group_tokens: int = Field(8_192, ge=1, description="selection tokens of each group, at most this many")
 
 
 class LatencyConfig(Record):
@@ -107,6 +111,21 @@ class SearchConfig(Record):
     )
     reconstructed_tokens: int = Field(32_768, ge=1, description="calibration tokens of that reconstruction, at most")
     finalists: int = Field(4, ge=1, description="of the best measured, how many are reconstructed on the whole set")
+    objectives: tuple[str, ...] = Field(
+        (),
+        description="method secateur: quality, disparity (of data.groups) and costs such as kv_cache_bytes_per_token; "
+        "default: quality, and disparity where there are groups",
+    )
+    smallest_keep: float | None = Field(
+        None, gt=0, lt=1, description="with a cost among the objectives: least share that may stay; default: keep / 2"
+    )
+    choose: Literal["auto", "best_quality", "knee", "least_disparity"] = Field(
+        "auto",
+        description="of the front; auto = best_quality for one objective, least_disparity with groups, else knee",
+    )
+    within: float = Field(
+        0.02, ge=0, description="least_disparity: how much worse than the best the mean perplexity may be, as a share"
+    )
 
 
 class PaperConfig(Record):
@@ -184,10 +203,15 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(
             "no text was given; add --data PATH, or name data.calibration, data.selection and data.evaluation by --set"
         )
-    data = data.model_copy(update={name: tuple(map(_absolute, getattr(data, name))) for name in SOURCE_FIELDS})
+    data = _renamed_data(data, _absolute)
     model = config.model.model_copy(update={"name": _absolute(config.model.name)})
     paper = _renamed_paper(config.paper, _absolute)
     return config.model_copy(update={"data": data, "model": model, "paper": paper})
+
+
+def _renamed_data(data: DataConfig, rename: Callable[[str], str]) -> DataConfig:
+    names: dict[str, Any] = {name: tuple(map(rename, getattr(data, name))) for name in SOURCE_FIELDS}
+    return data.model_copy(update=names | {"groups": {name: rename(source) for name, source in data.groups.items()}})
 
 
 def _renamed_paper(paper: PaperConfig, rename: Callable[[str], str]) -> PaperConfig:
@@ -240,8 +264,11 @@ def parse_list(option: str, text: str, kind: Callable[[str], Item]) -> tuple[Ite
     return tuple(dict.fromkeys(items))
 
 
-def parse_texts(assignments: Sequence[str]) -> dict[str, str]:
+def parse_texts(assignments: Sequence[str], option: str = "--text") -> dict[str, str]:
     """Turn `NAME=FILE` into a mapping with absolute paths.
+
+    Args:
+        option: Where they were given, for messages.
 
     Raises:
         ConfigError: There is no `=`, or a name is given twice.
@@ -250,9 +277,9 @@ def parse_texts(assignments: Sequence[str]) -> dict[str, str]:
     for assignment in assignments:
         name, separator, source = (part.strip() for part in assignment.partition("="))
         if not (separator and name and source):
-            raise ConfigError(f"--text {assignment!r} is not of the form NAME=FILE")
+            raise ConfigError(f"{option} {assignment!r} is not of the form NAME=FILE")
         if name in texts or name == "evaluation":
-            raise ConfigError(f"--text {assignment!r}: the name is taken; give every text a name of its own")
+            raise ConfigError(f"{option} {assignment!r}: the name is taken; give every text a name of its own")
         texts[name] = _absolute(source)
     return texts
 
@@ -280,11 +307,10 @@ def to_yaml(config: RunConfig) -> str:
 
 def without_folders(config: RunConfig) -> RunConfig:
     """Shorten local paths to their last part: what is published must not tell how somebody's disk is laid out."""
-    data = config.data
-    names = {name: tuple(map(_last_part, getattr(data, name))) for name in SOURCE_FIELDS}
+    data = _renamed_data(config.data, _last_part)
     model = config.model.model_copy(update={"name": _last_part(config.model.name)})
     paper = _renamed_paper(config.paper, _last_part)
-    return config.model_copy(update={"data": data.model_copy(update=names), "model": model, "paper": paper})
+    return config.model_copy(update={"data": data, "model": model, "paper": paper})
 
 
 def _last_part(name: str) -> str:

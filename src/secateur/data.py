@@ -6,7 +6,7 @@ stand in two of them, whatever files it comes from.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -167,6 +167,52 @@ def assign_documents(
         taken.update(unique)
         assigned[role] = list(unique)
     return assigned
+
+
+def assign_group_documents(
+    groups: Mapping[str, str], assigned: Mapping[Role, list[str]], text_field: str = "text"
+) -> dict[str, dict[Role, list[str]]]:
+    """Give every group of text its selection and evaluation documents, by the hash that splits everything else.
+
+    What the hash gives to calibration is left out. A document that a role holds already has that role here too, so
+    that nothing a model was calibrated or chosen on is ever in a group's evaluation set.
+
+    Args:
+        groups: Source by name of the group.
+        assigned: Documents by role, as `assign_documents` gave them.
+
+    Raises:
+        DataError: As `read_documents`.
+    """
+    roles = {document: role for role, documents in assigned.items() for document in documents}
+    split: dict[str, dict[Role, list[str]]] = {}
+    for name, source in groups.items():
+        documents = dict.fromkeys(read_documents(source, text_field))
+        split[name] = {
+            role: [document for document in documents if roles.get(document, _role_by_hash(document)) is role]
+            for role in (Role.SELECTION, Role.EVALUATION)
+        }
+    return split
+
+
+def build_group_sets(
+    documents_of: Mapping[str, dict[Role, list[str]]],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_length: int,
+    num_tokens: dict[Role, int],
+) -> dict[str, dict[Role, TokenSet]]:
+    """Pack every group's documents into windows, by group and role (see `build_token_sets`).
+
+    Raises:
+        DataError: A set of a group has too few windows; says whose.
+    """
+    sets = {}
+    for name, documents in documents_of.items():
+        try:
+            sets[name] = build_token_sets(documents, tokenizer, sequence_length, num_tokens)
+        except DataError as error:
+            raise DataError(f"group {name!r}: {error}") from error
+    return sets
 
 
 def perplexity_windows(

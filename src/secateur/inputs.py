@@ -1,13 +1,22 @@
 """What a run starts from, loaded and checked before anything is written."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from secateur.config import RunConfig, build_config, differing_fields, read_yaml
-from secateur.data import Role, TokenSet, assign_documents, build_token_sets, perplexity_windows, read_rows
+from secateur.data import (
+    Role,
+    TokenSet,
+    assign_documents,
+    assign_group_documents,
+    build_group_sets,
+    build_token_sets,
+    perplexity_windows,
+    read_rows,
+)
 from secateur.demo import decoder_path
-from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError
+from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError, suggestion
 from secateur.evaluation.latency import measure_latency
 from secateur.evaluation.multiple_choice import ChoiceSet, choose_questions, read_questions
 from secateur.model.loading import DenseModel, load_dense
@@ -19,6 +28,7 @@ from secateur.runs.store import RunStore
 from secateur.schema import derive_seed
 from secateur.search.ji2023 import paper_space, refuse_other_limits, refuse_paper_budget
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES, UNIFORM
+from secateur.search.objectives import DISPARITY, OBJECTIVES, QUALITY
 from secateur.search.rounds import FEWEST_PAIRS
 from secateur.space.cost import COSTS, Budget, Limit, ModuleCost
 from secateur.space.latency_table import LatencyTable
@@ -43,7 +53,7 @@ class PaperTargets:
 class Inputs:
     """The dense model with its walk, the token sets, and where the search may go.
 
-    `latency` is there where the budget limits it.
+    `latency` is there where the budget limits it; `groups` holds a selection and an evaluation set per group of text.
     """
 
     dense: DenseModel
@@ -54,6 +64,7 @@ class Inputs:
     fingerprints: dict[str, str]
     paper: PaperTargets | None = None
     latency: LatencyTable | None = None
+    groups: dict[str, dict[Role, TokenSet]] = field(default_factory=dict)
 
     @property
     def shape(self) -> DenseShape:
@@ -146,6 +157,7 @@ def load_inputs(
     """
     name = str(decoder_path()) if config.model.name == "demo" else config.model.name
     model, data = config.model, config.data
+    refuse_objectives(config)
     importance_order(config.pruning.importance)
     if config.search.method == JI2023:
         refuse_other_limits(config.budget)
@@ -158,6 +170,7 @@ def load_inputs(
         },
         data.text_field,
     )
+    group_documents = assign_group_documents(data.groups, documents, data.text_field)
     dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
     longest = getattr(dense.model.config, "max_position_embeddings", None)
     if longest is not None and data.sequence_length > longest:
@@ -175,6 +188,12 @@ def load_inputs(
             Role.EVALUATION: data.evaluation_tokens,
         },
     )
+    groups = build_group_sets(
+        group_documents,
+        dense.tokenizer,
+        data.sequence_length,
+        {Role.SELECTION: data.group_tokens, Role.EVALUATION: data.evaluation_tokens},
+    )
     walk = DecoderWalk(dense.model, dense.family)
     if not config.budget.limits_latency:
         latency = None
@@ -182,12 +201,15 @@ def load_inputs(
         latency = time_blocks(config, dense, walk, advance)
     space, budget = define_limits(config, dense, latency)
     fingerprints = {"model": dense.fingerprint()} | {str(role): tokens.fingerprint for role, tokens in sets.items()}
+    fingerprints |= {
+        f"group {group}, {role}": tokens.fingerprint for group, each in groups.items() for role, tokens in each.items()
+    }
     paper = load_paper_targets(config, dense) if config.search.method == JI2023 else None
     if paper is not None:
         fingerprints |= {f"target {name}": tokens.fingerprint for name, tokens in paper.texts.items()}
         if paper.choices is not None:
             fingerprints["target questions"] = paper.choices.fingerprint
-    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency)
+    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency, groups)
 
 
 def time_blocks(
@@ -250,8 +272,68 @@ def define_limits(
     budget = Budget.from_config(dense.shape, config.budget, costs)
     if config.search.method in SEARCHES:
         budget = searchable_budget(space, budget, config.seed)
+    if set(named_objectives(config)) & set(COSTS):
+        budget = budget_range(config, dense.shape, budget)
     refuse_method(config, space, budget)
     return space, budget
+
+
+def named_objectives(config: RunConfig) -> tuple[str, ...]:
+    """Give the names of the run's objectives: as configured, else quality, and disparity where there are groups.
+
+    Methods other than Secateur's own have their own criterion; groups are then measured and reported only.
+    """
+    if config.search.objectives:
+        return config.search.objectives
+    return (QUALITY, DISPARITY) if config.data.groups and config.search.method == "secateur" else (QUALITY,)
+
+
+def refuse_objectives(config: RunConfig) -> None:
+    """Refuse objectives and a rule of choice that the run has nothing to measure for.
+
+    Raises:
+        ConfigError: Says which, and what is missing.
+    """
+    search, groups = config.search, config.data.groups
+    names = named_objectives(config)
+    if len(groups) == 1:
+        raise ConfigError(
+            f"data.groups has one group, {next(iter(groups))!r}; disparity is a spread over two or more: add "
+            "--groups NAME=PATH, or leave groups out"
+        )
+    for name in names:
+        if name not in OBJECTIVES:
+            raise ConfigError(f"search.objectives: {name!r} is unknown; {suggestion(name, OBJECTIVES)}")
+    if QUALITY not in names or len(set(names)) != len(names):
+        raise ConfigError(f"search.objectives={list(names)} must have {QUALITY!r} and no name twice")
+    if names != (QUALITY,) and search.method != "secateur":
+        raise ConfigError(f"search.objectives={list(names)} needs search.method=secateur, got {search.method}")
+    if DISPARITY in names and not groups:
+        raise ConfigError("search.objectives has 'disparity' but there are no groups; add --groups NAME=PATH, twice")
+    if search.choose == "least_disparity" and DISPARITY not in names:
+        raise ConfigError(
+            f"search.choose=least_disparity needs 'disparity' among search.objectives, got {list(names)}; add "
+            "--groups NAME=PATH, twice or more"
+        )
+
+
+def budget_range(config: RunConfig, shape: DenseShape, budget: Budget) -> Budget:
+    """Give the band for a search that weighs quality against cost: from the smallest share up to the budget.
+
+    Raises:
+        BudgetError: There is nothing between them, or something else than decoder parameters is limited.
+    """
+    keep = config.budget.keep
+    if keep is None or not budget.is_keep:
+        raise BudgetError(
+            f"a cost in search.objectives needs --keep as the only limit, got {budget.options}; the range goes from "
+            "search.smallest_keep up to it"
+        )
+    smallest = keep / 2 if config.search.smallest_keep is None else config.search.smallest_keep
+    if smallest >= keep:
+        raise BudgetError(f"search.smallest_keep={smallest:g} must be below the budget, --keep {keep:g}")
+    floor = min(budget.floor, int(shape.decoder_parameters * smallest))
+    return Budget.of_decoder_parameters(budget.ceiling, floor)
 
 
 def refuse_method(config: RunConfig, space: SearchSpace, budget: Budget) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from secateur.config import RunConfig, build_config, read_yaml, to_yaml, without_folders
 from secateur.errors import RunFolderError
 from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
+from secateur.report.front import Front
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
 from secateur.report.rows import budget_uses, excess_log_perplexity_left
 from secateur.runs.folder import RunFolder, written_whole
@@ -23,6 +24,7 @@ from secateur.search.task import Found
 from secateur.stages.calibrate import calibrate_stage
 from secateur.stages.evaluate import evaluate_stage
 from secateur.stages.export import export_stage
+from secateur.stages.front import front_stage
 from secateur.stages.prune import prune_stage
 from secateur.stages.run import Run
 from secateur.stages.search import search_stage
@@ -62,9 +64,10 @@ def run_stages(run: Run, load_seconds: float) -> Report:
     calibrated = calibrate_stage(run)
     found = search_stage(run, calibrated.space, calibrated.bank)
     pruned, choice = prune_stage(run, calibrated.bank, found)
+    front = front_stage(run, found, choice)
     rows = evaluate_stage(run, pruned, choice, calibrated.uniform_bank)
     export = export_stage(run, pruned, choice, rows)
-    return report_stage(run, rows, found, choice, export)
+    return report_stage(run, rows, found, choice, front, export)
 
 
 def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
@@ -93,7 +96,9 @@ def remember_inputs(run: Run, load_seconds: float) -> None:
         check_unchanged(run.folder.root, known.payload, run.inputs.fingerprints)
 
 
-def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Choice, export: ExportRecord) -> Report:
+def report_stage(
+    run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Choice, front: Front, export: ExportRecord
+) -> Report:
     """Put everything into `report.json`; its presence marks a finished run, so it is written last."""
     libraries = ("torch", "transformers", "lightgbm")
     paper = run.store.stage("paper")
@@ -111,6 +116,7 @@ def report_stage(run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Cho
         rows=rows,
         excess_log_perplexity_left=excess_log_perplexity_left(rows),
         choice=choice,
+        traded=front.traded(),
         rounds=found.rounds,
         paper=PaperRecord.model_validate(paper.payload) if paper else None,
         latency=run.inputs.latency,

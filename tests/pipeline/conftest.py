@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Finished, finish
+from small_runs import Finished, Invoke, finish
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
 
+from secateur.cli import app
 from secateur.config import RunConfig, build_config, resolve
 from secateur.demo import decoder_path, generate_documents
 
@@ -77,3 +79,10 @@ def small_config(decoder_folder: Path, text_file: Path) -> RunConfig:
 def finished(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A whole run with `small_config` that nothing disturbed. Shared between tests, so none may change it."""
     return finish(small_config, tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Call the command line in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import Result
 
 from secateur.comparison import run_comparison
 from secateur.comparison_plan import ComparisonConfig
@@ -22,6 +23,8 @@ from secateur.stages import calibrate
 
 # What transformers imports when a model is loaded and not before: seconds, in every process.
 LAZY = ("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto")
+# The command line, called with arguments.
+Invoke = Callable[..., Result]
 KINDS = {"started": StageStarted, "advanced": StageAdvanced, "ended": StageEnded}
 
 
@@ -98,3 +101,12 @@ def kill_at(config: RunConfig | ComparisonConfig, root: Path, moment: Moment) ->
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    """Bad input gets one line with these words in it, and exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("secateur: ")
+    for word in words:
+        assert word in result.stderr

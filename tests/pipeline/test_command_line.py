@@ -7,28 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import Finished
+from small_runs import Finished, Invoke, assert_refused
 from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 from secateur.cli import app
 from secateur.config import RunConfig, to_yaml
-
-Invoke = Callable[..., Result]
-
-
-@pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def assert_refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("secateur: ")
-    for word in words:
-        assert word in result.stderr
 
 
 def test_prune_ends_in_a_table_and_the_path_of_the_result(
@@ -203,6 +186,7 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--max-latency-ms",
             "--out",
             "--data",
+            "--groups",
             "--preset",
             "--config",
             "--set",
@@ -231,6 +215,7 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--seed",
             "--trust-remote-code",
         },
+        "export": {"--point", "--out"},
         "show": {"--top"},
         "resume": set(),
     }

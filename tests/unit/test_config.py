@@ -7,6 +7,7 @@ from secateur.config import (
     build_config,
     differing_fields,
     parse_assignment,
+    parse_texts,
     read_yaml,
     resolve,
     to_yaml,
@@ -219,6 +220,15 @@ class TestResolve:
         ).paper
         assert paper.perplexity == (str(tmp_path / "wiki.txt"), "hub/id")
         assert paper.multiple_choice == str(tmp_path / "mmlu")
+
+    def test_texts_of_groups_become_absolute_and_are_published_by_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "fi.txt").write_text("text")
+        groups = parse_texts(["finnish=fi.txt", "other=org/set"], "--groups")
+        config = resolve(build_config([{"model": {"name": "demo"}, "data": {"groups": {"finnish": "fi.txt"}}}]))
+        assert groups == {"finnish": str(tmp_path / "fi.txt"), "other": "org/set"}
+        assert config.data.groups == {"finnish": str(tmp_path / "fi.txt")}
+        assert without_folders(config).data.groups == {"finnish": "fi.txt"}
 
     def test_resolving_twice_changes_nothing(self):
         once = resolve(RunConfig())

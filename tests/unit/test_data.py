@@ -10,6 +10,8 @@ from secateur.data import (
     Role,
     TokenSet,
     assign_documents,
+    assign_group_documents,
+    build_group_sets,
     build_token_sets,
     perplexity_windows,
     read_documents,
@@ -195,6 +197,46 @@ class TestBuildTokenSets:
         except DataError:
             return
         assert sets[Role.CALIBRATION].num_tokens > 0
+
+
+class TestGroups:
+    def test_a_group_shares_no_document_between_sets_and_none_with_another_role(self, write):
+        """One group is also the text of the run, the other holds part of it and its own."""
+        shared, own = random_documents(300), random_documents(200, seed=1)
+        text = write(shared)
+        assigned = assign_documents([text], NO_NAMED)
+        groups = assign_group_documents({"same": text, "half": write(shared[:100] + own, "half.jsonl")}, assigned)
+        for of_group in groups.values():
+            assert set(of_group) == {Role.SELECTION, Role.EVALUATION}
+            assert all(of_group.values())
+        for role in Role:
+            elsewhere = {
+                d for each in (assigned, *groups.values()) for other in each if other is not role for d in each[other]
+            }
+            for each in (assigned, *groups.values()):
+                assert not elsewhere & set(each.get(role, []))
+        assert groups["same"][Role.EVALUATION] == assigned[Role.EVALUATION]
+
+    def test_what_the_run_calibrates_on_by_name_is_in_no_group(self, write):
+        named = write(random_documents(100), "named.jsonl")
+        rest = write(random_documents(100, seed=2), "rest.jsonl")
+        assigned = assign_documents([rest], NO_NAMED | {Role.CALIBRATION: [named]})
+        groups = assign_group_documents({"named": named}, assigned)
+        assert groups == {"named": {Role.SELECTION: [], Role.EVALUATION: []}}
+
+    def test_each_set_has_its_own_number_of_tokens(self, tokenizer, write):
+        documents = assign_group_documents({"a": write(random_documents(300))}, {})
+        sets = build_group_sets(documents, tokenizer, 8, {Role.SELECTION: 80, Role.EVALUATION: 160})
+        assert {role: tokens.num_tokens for role, tokens in sets["a"].items()} == {
+            Role.SELECTION: 80,
+            Role.EVALUATION: 160,
+        }
+        assert all(tokens.role is role for role, tokens in sets["a"].items())
+
+    def test_a_group_with_too_little_text_is_named(self, tokenizer):
+        documents = {"tiny": {Role.SELECTION: random_documents(1), Role.EVALUATION: []}}
+        with pytest.raises(DataError, match=r"group 'tiny': the selection set has 21 tokens"):
+            build_group_sets(documents, tokenizer, 8, {Role.SELECTION: 80, Role.EVALUATION: 80})
 
 
 class TestPerplexityWindows:

@@ -28,6 +28,7 @@ def model_card(
         f"| {index} | {kept.kv_heads} of {whole.kv_heads} | {kept.ffn_width} of {whole.ffn_width} |"
         for index, (kept, whole) in enumerate(zip(choice.architecture.layers, dense.architecture.layers, strict=True))
     )
+    groups = _groups(rows) if secateur.groups else ""
     perplexity = secateur.perplexity
     # The title says it where decoder parameters alone were limited.
     limited = any(use.name != "decoder_parameters" for use in budget)
@@ -54,7 +55,7 @@ Made by Secateur from `{model_name}`, stored in {dtype}, without any training.{u
 
 Perplexity is {perplexity.protocol} on {perplexity.num_windows} held-out windows; the interval is a bootstrap over
 windows at {perplexity.confidence:.0%}. It says nothing about tasks: measure yours before you use the model.
-
+{groups}
 ## Kept per layer
 
 | layer | KV heads | FFN width |
@@ -66,6 +67,24 @@ windows at {perplexity.confidence:.0%}. It says nothing about tasks: measure you
 ```yaml
 {config_yaml.rstrip()}
 ```
+"""
+
+
+def _groups(rows: tuple[ModelRow, ...]) -> str:
+    """Say what the cut does to each group of text."""
+    names = list(rows[0].groups)
+    lines = "\n".join(
+        f"| {row.name} | {' | '.join(f'{row.groups[name].value:.3f}' for name in names)} | {row.disparity:.4f} |"
+        for row in rows
+    )
+    return f"""
+## Groups
+
+| model | {" | ".join(names)} | disparity |
+|{"---|" * (len(names) + 2)}
+{lines}
+
+Perplexity on held-out windows of each group; disparity is the spread over groups of log(perplexity / dense perplexity).
 """
 
 

@@ -20,6 +20,10 @@ class ModelRow(Record):
     parameter_reduction: float = Field(description="1 - decoder parameters / dense decoder parameters")
     perplexity: Perplexity = Field(description="on the evaluation set, with a bootstrap interval")
     kl: float = Field(description="KL(dense || model) on the evaluation set, nats per token")
+    groups: dict[str, Perplexity] = Field(default_factory=dict, description="per group, on its evaluation windows")
+    disparity: float | None = Field(
+        None, description="spread over groups of log(perplexity / dense perplexity), nats; null without groups"
+    )
     seconds: float = Field(description="wall time spent to get this row")
 
 
@@ -48,6 +52,14 @@ class Choice(Record):
         None, description="after a gain per module was matched; null if there was none to match or none helped"
     )
     num_finalists: int = Field(description="architectures that were cut out and compared on the selection set")
+
+
+class Traded(Record):
+    """What the choice gave up for less disparity, on the selection windows of the groups."""
+
+    best_quality_disparity: float = Field(description="of the point with the least mean perplexity, nats")
+    disparity: float = Field(description="of the chosen point, nats")
+    mean_perplexity_ratio: float = Field(description="chosen over best, geometric mean over groups")
 
 
 class ExportRecord(Record):
@@ -82,6 +94,7 @@ class Report(Record):
         "baseline is no worse than dense"
     )
     choice: Choice
+    traded: Traded | None = Field(None, description="of runs with groups, as the search measured it")
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")
     latency: LatencyTable | None = Field(None, description="what blocks take on the run's device; null if not limited")

@@ -1,7 +1,7 @@
 """From the scores of one model on the evaluation windows to its row of the final table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from secateur.evaluation.divergence import WindowScores
 from secateur.evaluation.perplexity import perplexity
@@ -42,15 +42,30 @@ def model_row(
     sequence_length: int,
     seed: int,
     confidence: float,
+    group_scores: Mapping[str, WindowScores],
+    dense_losses: Mapping[str, float],
 ) -> ModelRow:
-    """Make a row; `seed` is the bootstrap's and should be the same for all rows, which then resample alike."""
+    """Make a row.
+
+    Args:
+        seed: Of the bootstrap; should be the same for all rows, which then resample alike.
+        group_scores: On each group's windows, by name; may be empty.
+        dense_losses: Mean loss of the dense model on the same windows.
+    """
     cost = cost_of(shape, architecture)
+    protocol = f"packed-{sequence_length}"
+    ratios = [float(each.loss.mean()) - dense_losses[group] for group, each in group_scores.items()]
     return ModelRow(
         name=name,
         architecture=architecture,
         cost=cost,
         parameter_reduction=1 - cost.decoder_parameters / shape.decoder_parameters,
-        perplexity=perplexity(scores.loss, f"packed-{sequence_length}", sequence_length, seed, confidence),
+        perplexity=perplexity(scores.loss, protocol, sequence_length, seed, confidence),
         kl=float(scores.kl.mean()),
+        groups={
+            group: perplexity(each.loss, protocol, sequence_length, seed, confidence)
+            for group, each in group_scores.items()
+        },
+        disparity=max(ratios) - min(ratios) if ratios else None,
         seconds=seconds,
     )

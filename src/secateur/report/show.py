@@ -7,8 +7,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from secateur.errors import RunFolderError
+from secateur.report.front import Front, front_table
 from secateur.report.record import Report
-from secateur.report.table import final_table, summary_lines
+from secateur.report.table import final_table, group_table, summary_lines
 from secateur.runs.folder import RunFolder
 from secateur.runs.store import RunStore
 from secateur.search.task import PROBES, RoundRecord
@@ -26,9 +27,15 @@ def show_run(root: Path, top: int) -> list[RenderableType]:
         raise RunFolderError(f"{root} holds no run (no run.db); give a folder that `secateur prune` made")
     with RunStore(folder.database) as store:
         parts: list[RenderableType] = [_stages(store), _rounds(store), _candidates(store, top)]
+    if folder.front.is_file():
+        parts.append(front_table(Front.model_validate_json(folder.front.read_text())))
     if folder.report.is_file():
         report = Report.model_validate_json(folder.report.read_text())
-        parts += [final_table(report), *summary_lines(report)]
+        parts += [
+            final_table(report),
+            *([group_table(report)] if report.rows[0].groups else []),
+            *summary_lines(report),
+        ]
     else:
         parts.append(f"unfinished; go on with: secateur resume {root}")
     return parts

@@ -1,5 +1,7 @@
 """The final table and the chosen architecture, for a terminal."""
 
+import math
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -53,6 +55,29 @@ def budget_title(report: Report) -> str:
     return ", ".join([*kept, f"within {within}"] if within else kept)
 
 
+def group_table(report: Report) -> Table:
+    """One row per model of a run with groups: what it does to each."""
+    table = Table(
+        title="groups",
+        caption="perplexity on the evaluation windows of each group; mean: geometric, over groups\n"
+        "disparity: max - min over groups of log(perplexity / dense perplexity), nats per token",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    table.add_column("model", no_wrap=True)
+    for title in (*report.rows[0].groups, "mean", "disparity"):
+        table.add_column(title, justify="right")
+    for row in report.rows:
+        values = [each.value for each in row.groups.values()]
+        mean = math.exp(sum(map(math.log, values)) / len(values))
+        cells = (*(f"{value:.2f}" for value in values), f"{mean:.2f}", f"{row.disparity:.3f}")
+        table.add_row(_title(report, row.name), *cells, style="bold" if row.name == "secateur" else "")
+    return table
+
+
 def architecture_table(report: Report) -> Table:
     """What is kept of every layer."""
     dense = report.row("dense").architecture
@@ -86,6 +111,13 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(
             f"latency: blocks timed one by one and added up, {timed.prompt_tokens} tokens of prompt, batch "
             f"{timed.batch}, {timed.dtype}, {timed.device}"
+        )
+    if report.traded:
+        traded = report.traded
+        lines.append(
+            f"disparity {traded.best_quality_disparity:.3f} -> {traded.disparity:.3f} at "
+            f"{traded.mean_perplexity_ratio - 1:.1%} worse mean perplexity than the best-quality point (both measured "
+            "on the groups' selection windows)"
         )
     if report.rounds:
         quality = report.rounds[-1].quality

@@ -43,6 +43,10 @@ class RunFolder:
         return self.root / "report.json"
 
     @property
+    def front(self) -> Path:
+        return self.root / "front.json"
+
+    @property
     def exported(self) -> Path:
         return self.root / "exported"
 

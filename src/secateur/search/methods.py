@@ -13,6 +13,7 @@ from secateur.pruning.importance import fluctuation_scores
 from secateur.search.additive import additive_search
 from secateur.search.block_influence import block_influence, layer_dropping_architecture
 from secateur.search.evolution import evolutionary_search
+from secateur.search.front import search_front
 from secateur.search.global_threshold import global_threshold_architecture
 from secateur.search.random_search import random_search
 from secateur.search.rounds import search_rounds
@@ -51,6 +52,10 @@ def _layer_dropping(inputs: AllocationInputs) -> Architecture:
     return layer_dropping_architecture(inputs.shape, inputs.budget, influence)
 
 
+def _secateur(task: SearchTask) -> Found:
+    return search_rounds(task) if task.objectives.plain else search_front(task)
+
+
 # Those that need no calibration, and so can be refused before it.
 UNIFORM: dict[str, Callable[[DenseShape, Budget], Architecture]] = {
     "uniform": uniform_architecture,
@@ -63,7 +68,7 @@ ALLOCATIONS: dict[str, Callable[[AllocationInputs], Architecture]] = {
     "block_influence": _layer_dropping,
 }
 SEARCHES: dict[str, Callable[[SearchTask], Found]] = {
-    "secateur": search_rounds,
+    "secateur": _secateur,
     "random": random_search,
     "evolutionary": evolutionary_search,
     "additive": additive_search,

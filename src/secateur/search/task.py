@@ -8,6 +8,7 @@ from pydantic import Field
 from secateur.errors import SecateurError
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import Record
+from secateur.search.objectives import Objectives
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.cost import Budget
 from secateur.space.search_space import Levels, SearchSpace
@@ -23,6 +24,9 @@ class RoundRecord(Record):
 
     round: int = Field(description="1 for the first fit")
     quality: PredictorQuality = Field(description="cross-validated at the budget before the round's measurements")
+    targets: dict[str, PredictorQuality] = Field(
+        default_factory=dict, description="of several predictors, each; `quality` is then the least of them"
+    )
     reconstructed: bool = Field(False, description="measurements were made after sequential reconstruction")
     best_kl: float = Field(description="lowest KL on the selection set after the round, nats per token")
 
@@ -40,6 +44,7 @@ class SearchTask:
         num_measurements: How many may be made in all, of both kinds.
         num_rounds, initial_share, reconstructed_share, predictor: Of the predictor's search (`search_rounds`).
         end_round: Called after each round of it.
+        objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
     """
 
     space: SearchSpace
@@ -54,6 +59,7 @@ class SearchTask:
     measure_reconstructed: MeasureBatch | None = None
     reconstructed_share: float = 0.0
     predictor: str = "auto"
+    objectives: Objectives = field(default_factory=Objectives)
 
     def candidate(self, levels: Levels, origin: str, round_number: int = 0) -> Candidate:
         return Candidate(
@@ -75,6 +81,7 @@ class Found:
         finalists: Of `measurements`, best first by the method's own criterion.
         rounds: One record per fit of the predictor; empty for methods without one.
         reconstructed: `measurements` were made after sequential reconstruction.
+        objectives: What was to be made small.
     """
 
     measurements: list[Measurement]
@@ -82,6 +89,7 @@ class Found:
     rounds: tuple[RoundRecord, ...] = ()
     probes: list[Measurement] = field(default_factory=list)
     reconstructed: bool = False
+    objectives: Objectives = field(default_factory=Objectives)
 
     @property
     def best(self) -> Measurement:

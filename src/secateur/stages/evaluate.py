@@ -1,4 +1,7 @@
-"""Evaluate: dense, baselines and result on the same windows of the evaluation set, which chose nothing."""
+"""Evaluate: dense, baselines and result on the same windows of the evaluation sets, which chose nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -13,38 +16,98 @@ from secateur.runs.progress import stage_clock
 from secateur.schema import derive_seed
 from secateur.space.architecture import Architecture
 from secateur.stages.calibrate import uniform_baselines
+from secateur.stages.groups import References, group_losses, group_references
 from secateur.stages.run import Run
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """References on the evaluation set and on that of each group, and the dense model's loss on the latter."""
+
+    reference: DenseReference
+    groups: References
+    dense_losses: dict[str, float]
+
+
+def evaluation_sets(run: Run) -> EvaluationSets:
+    tokens = run.inputs.sets[Role.EVALUATION].expect(Role.EVALUATION)
+    groups = group_references(run, Role.EVALUATION)
+    return EvaluationSets(
+        DenseReference(run.inputs.walk, tokens, run.batch_windows),
+        groups,
+        group_losses(run, run.inputs.dense.model, groups),
+    )
 
 
 def evaluate_stage(
     run: Run, pruned: PreTrainedModel, choice: Choice, uniform_bank: WeightBank | None
 ) -> tuple[ModelRow, ...]:
     """Give one row per model; the result's is the last."""
-    inputs, config = run.inputs, run.config
-    tokens = inputs.sets[Role.EVALUATION].expect(Role.EVALUATION)
-    dense = inputs.dense
+    dense = run.inputs.dense
     uniform = dict(zip(("uniform", "uniform-wide"), uniform_baselines(run), strict=False))
     spent = {row.name: row.seconds for row in run.store.stages()}
-    bootstrap = derive_seed(config.seed, "bootstrap")
     rows: list[ModelRow] = []
     with stage_clock("evaluate", run.listener, len(uniform) + 2) as clock:
-        reference = DenseReference(inputs.walk, tokens, run.batch_windows)
+        sets = evaluation_sets(run)
 
-        def add_row(
-            name: str, shape: DenseShape, architecture: Architecture, scores: WindowScores, seconds: float
-        ) -> None:
-            length, confidence = tokens.sequence_length, config.evaluation.confidence
-            rows.append(model_row(name, shape, architecture, scores, seconds, length, bootstrap, confidence))
+        def add_row(row: ModelRow) -> None:
+            rows.append(row)
             clock.advance()
 
-        whole = score_model(dense.model, dense.family, inputs.walk, reference)
-        add_row("dense", dense.shape, Architecture.dense(dense.shape), whole, 0.0)
+        add_row(evaluated(run, sets, "dense", dense.shape, Architecture.dense(dense.shape), dense.model, 0.0))
         for name, architecture in uniform.items():
             assert uniform_bank is not None, "baselines have a bank"
-            stitched = StitchedModel(inputs.walk, uniform_bank, reference, cache_bytes=0)
-            add_row(name, dense.shape, architecture, stitched.score(architecture), spent["calibrate"])
-        scores = score_model(pruned, dense.family, inputs.walk, reference)
+            add_row(_sliced_row(run, sets, name, architecture, uniform_bank, spent["calibrate"]))
         seconds = spent["calibrate"] + spent["search"] + spent["prune"]
-        add_row("secateur", inputs.shape, choice.architecture, scores, seconds)
+        add_row(evaluated(run, sets, "secateur", run.inputs.shape, choice.architecture, pruned, seconds))
     run.store.end_stage("evaluate", clock.seconds, [row.model_dump(mode="json") for row in rows])
     return tuple(rows)
+
+
+def evaluated(
+    run: Run,
+    sets: EvaluationSets,
+    name: str,
+    shape: DenseShape,
+    architecture: Architecture,
+    model: PreTrainedModel,
+    seconds: float,
+) -> ModelRow:
+    """Give the row of a model as it stands."""
+    family, walk = run.inputs.dense.family, run.inputs.walk
+    return _row(run, sets, name, shape, architecture, lambda each: score_model(model, family, walk, each), seconds)
+
+
+def _sliced_row(
+    run: Run, sets: EvaluationSets, name: str, architecture: Architecture, bank: WeightBank, seconds: float
+) -> ModelRow:
+    """Give the row of an architecture by slices of a bank."""
+
+    def score(reference: DenseReference) -> WindowScores:
+        return StitchedModel(run.inputs.walk, bank, reference, cache_bytes=0).score(architecture)
+
+    return _row(run, sets, name, run.inputs.dense.shape, architecture, score, seconds)
+
+
+def _row(
+    run: Run,
+    sets: EvaluationSets,
+    name: str,
+    shape: DenseShape,
+    architecture: Architecture,
+    score: Callable[[DenseReference], WindowScores],
+    seconds: float,
+) -> ModelRow:
+    config = run.config
+    return model_row(
+        name,
+        shape,
+        architecture,
+        score(sets.reference),
+        seconds,
+        config.data.sequence_length,
+        derive_seed(config.seed, "bootstrap"),
+        config.evaluation.confidence,
+        {group: score(reference) for group, reference in sets.groups.items()},
+        sets.dense_losses,
+    )

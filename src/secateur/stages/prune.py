@@ -39,22 +39,35 @@ def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
     With sequential reconstruction the finalists of the search are all cut and reconstructed, since what it gains
     differs between architectures that measured alike.
     """
-    sequential = run.config.pruning.reconstruction == "sequential"
-    finalists = found.finalists[: run.config.search.finalists if sequential else 1]
-    origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
-    steps = run.inputs.dense.shape.num_modules * len(finalists) + MOST_EVALUATIONS if sequential else None
+    finalists = found.finalists[: run.config.search.finalists if _sequential(run) else 1] or [found.best]
+    steps = run.inputs.dense.shape.num_modules * len(finalists) + MOST_EVALUATIONS if _sequential(run) else None
     with stage_clock("prune", run.listener, steps) as clock:
-        best = (
-            _best_contender(run, bank, found, finalists, clock)
-            if sequential
-            else _as_measured(run, bank, found.best, None)
-        )
-        round_weights(best.model, run.export_dtype)
-        measured = best.measurement.kl if best.sequential else best.kl
-        assert measured is not None, "finalists did not fail"
-        note = f", {best.kl:.4f} after sequential reconstruction" if best.sequential else ""
-        note += f", {best.matched_kl:.4f} with gains" if best.matched_kl is not None else ""
-        clock.note = f"selection KL {measured:.4f}{note}"
+        pruned, choice = cut_best(run, bank, finalists, clock, reconstructed_before=found.reconstructed)
+    run.store.end_stage("prune", clock.seconds, choice.model_dump(mode="json"))
+    return pruned, choice
+
+
+def cut_best(
+    run: Run, bank: WeightBank, finalists: list[Measurement], clock: StageClock, *, reconstructed_before: bool
+) -> tuple[PreTrainedModel, Choice]:
+    """Cut measured architectures, reconstruct them where the run does, and keep the one of the least KL.
+
+    Args:
+        finalists: Best first; may be a single one, which is then made as it would be if it were chosen.
+        reconstructed_before: They were measured after sequential reconstruction.
+    """
+    origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
+    best = (
+        _best_contender(run, bank, finalists, clock, reconstructed_before=reconstructed_before)
+        if _sequential(run)
+        else _as_measured(run, bank, finalists[0], None)
+    )
+    round_weights(best.model, run.export_dtype)
+    measured = best.measurement.kl if best.sequential else best.kl
+    assert measured is not None, "finalists did not fail"
+    note = f", {best.kl:.4f} after sequential reconstruction" if best.sequential else ""
+    note += f", {best.matched_kl:.4f} with gains" if best.matched_kl is not None else ""
+    clock.note = f"selection KL {measured:.4f}{note}"
     choice = Choice(
         architecture=best.measurement.architecture,
         origin=origins[best.measurement.architecture.key],
@@ -63,8 +76,11 @@ def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
         kl_after_gains=best.matched_kl,
         num_finalists=len(finalists),
     )
-    run.store.end_stage("prune", clock.seconds, choice.model_dump(mode="json"))
     return best.model, choice
+
+
+def _sequential(run: Run) -> bool:
+    return run.config.pruning.reconstruction == "sequential"
 
 
 def _as_measured(run: Run, bank: WeightBank, measurement: Measurement, reference: DenseReference | None) -> Contender:
@@ -78,7 +94,7 @@ def _as_measured(run: Run, bank: WeightBank, measurement: Measurement, reference
 
 
 def _best_contender(
-    run: Run, bank: WeightBank, found: Found, finalists: list[Measurement], clock: StageClock
+    run: Run, bank: WeightBank, finalists: list[Measurement], clock: StageClock, *, reconstructed_before: bool
 ) -> Contender:
     """Reconstruct every finalist; the best measured one without it stands too, should it not help."""
     inputs = run.inputs
@@ -91,7 +107,7 @@ def _best_contender(
         config.evaluation.cache_bytes,
     )
     reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), run.batch_windows)
-    best = _as_measured(run, bank, finalists[0], reference if found.reconstructed else None)
+    best = _as_measured(run, bank, finalists[0], reference if reconstructed_before else None)
     for measurement in finalists:
         model = reconstructed(run, bank, measurement.architecture, streams, clock.advance)
         kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
@@ -13,10 +14,12 @@ from secateur.runs.progress import StageClock, stage_clock
 from secateur.schema import digest
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
+from secateur.search.objectives import loss_target
 from secateur.search.task import PROBES, Found, SearchTask
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
 from secateur.space.search_space import SearchSpace
+from secateur.stages.groups import References, group_losses, group_references, group_targets, wanted_objectives
 from secateur.stages.prune import reconstructed
 from secateur.stages.run import Run
 
@@ -29,8 +32,9 @@ def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
     search, inputs = run.config.search, run.inputs
     with stage_clock("search", run.listener, planned_measurements(run)) as clock:
         reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), run.batch_windows)
-        sliced = _slicing(run, bank, reference)
-        reconstructed_too = _reconstructing(run, bank, reference) if run.reconstructs_candidates else None
+        groups = group_references(run, Role.SELECTION)
+        sliced = _slicing(run, bank, reference, groups)
+        reconstructed_too = _reconstructing(run, bank, reference, groups) if run.reconstructs_candidates else None
         task = SearchTask(
             space=space,
             budget=inputs.budget,
@@ -45,9 +49,10 @@ def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
             initial_share=search.initial_share,
             predictor=search.predictor,
             seed=run.config.seed,
+            objectives=wanted_objectives(run, groups),
             end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),
         )
-        found = _run_method(run, task)
+        found = replace(_run_method(run, task), objectives=task.objectives)
         clock.note = f"best KL {found.best.kl:.4f}"
         if found.rounds:
             clock.note += f", predictor tau {found.rounds[-1].quality.kendall_tau:.2f}"
@@ -58,15 +63,19 @@ def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
     return found
 
 
-def _slicing(run: Run, bank: WeightBank, reference: DenseReference) -> tuple[Protocol, MeasureOne]:
+def _slicing(run: Run, bank: WeightBank, reference: DenseReference, groups: References) -> tuple[Protocol, MeasureOne]:
     """Measure candidates by slices of the bank."""
     protocol = selection_protocol(run)
-    stitched = StitchedModel(run.inputs.walk, bank, reference, run.config.evaluation.cache_bytes)
+    cache = run.config.evaluation.cache_bytes // (1 + len(groups))
+    stitched = StitchedModel(run.inputs.walk, bank, reference, cache)
     targets = paper_targets(run, bank) if run.config.search.method == JI2023 else {}
+    targets |= group_targets(run, bank, groups, cache)
     return protocol, lambda architecture: measure(stitched, architecture, protocol, targets)
 
 
-def _reconstructing(run: Run, bank: WeightBank, reference: DenseReference) -> tuple[Protocol, MeasureOne]:
+def _reconstructing(
+    run: Run, bank: WeightBank, reference: DenseReference, groups: References
+) -> tuple[Protocol, MeasureOne]:
     """Measure candidates after sequential reconstruction on a part of the calibration set."""
     inputs, evaluation = run.inputs, run.config.evaluation
     streams = DenseStreams(
@@ -82,7 +91,8 @@ def _reconstructing(run: Run, bank: WeightBank, reference: DenseReference) -> tu
         start = time.perf_counter()
         model = reconstructed(run, bank, architecture, streams)
         scores = score_model(model, inputs.dense.family, inputs.walk, reference)
-        return as_measurement(architecture, protocol, scores, {}, time.perf_counter() - start)
+        losses = {loss_target(name): loss for name, loss in group_losses(run, model, groups).items()}
+        return as_measurement(architecture, protocol, scores, losses, time.perf_counter() - start)
 
     return protocol, measure_one
 
@@ -150,9 +160,10 @@ def selection_protocol(run: Run, reconstructed_on: int = 0) -> Protocol:
     """
     config, tokens = run.config, run.inputs.sets[Role.SELECTION]
     pruning = config.pruning
+    groups = {name: sets[Role.SELECTION].fingerprint for name, sets in run.inputs.groups.items()}
     return Protocol(
         model=run.inputs.fingerprints["model"],
-        tokens=tokens.fingerprint,
+        tokens=digest([tokens.fingerprint, groups]) if groups else tokens.fingerprint,
         num_tokens=tokens.num_tokens,
         sequence_length=tokens.sequence_length,
         dtype=str(run.inputs.dense.model.dtype),

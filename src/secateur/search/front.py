@@ -1,0 +1,172 @@
+"""The search for several objectives: measure a first set, then what NSGA-II finds on predictions, round after round."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from secateur.errors import SecateurError
+from secateur.predictor.quality import PredictorQuality
+from secateur.schema import derive_seed
+from secateur.search.nsga import optimise, slices
+from secateur.search.objectives import QUALITY, fit_objectives
+from secateur.search.pareto import choose_point, front_after_front, spread
+from secateur.search.propose import initial_candidates
+from secateur.search.rounds import FEWEST_PAIRS, FEWEST_TO_FIT, from_ranking
+from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
+from secateur.space.candidate import Candidate, Measurement
+from secateur.space.encoding import FeatureTable, feature_table
+from secateur.space.search_space import Levels
+
+# Of a round's batch, where the choice is the least disparity at a price: made where the choice will be made.
+FOCUS_SHARE = 0.5
+
+
+def search_front(task: SearchTask) -> Found:
+    """Search for the Pareto front inside the budget band; what the task's rule takes from it is the finalist.
+
+    As the search for one objective (`search_rounds`): slices of the bank first, then, where the run has a sequential
+    reconstruction, the last share of the measurements after it, each with predictors of their own, one per group. What
+    a round measures is spread over the front that NSGA-II finds on predictions.
+
+    Raises:
+        SecateurError: Too many measurements failed to fit a predictor.
+    """
+    num_reconstructed = _num_reconstructed(task)
+    num_sliced = task.num_measurements - num_reconstructed
+    first = _first_candidates(task, _num_initial(task, num_sliced))
+    sliced, rounds = _rounds(task, task.measure, first, num_sliced, 1)
+    if task.measure_reconstructed is None or num_reconstructed == 0:
+        return Found(sliced, chosen_first(task, sliced), rounds)
+    ranking = _front_after_front(task, sliced)
+    first = from_ranking(task, ranking, _num_initial(task, num_reconstructed))
+    measured, more = _rounds(task, task.measure_reconstructed, first, num_reconstructed, len(rounds) + 1)
+    return Found(measured, chosen_first(task, measured), rounds + more, probes=sliced, reconstructed=True)
+
+
+def chosen_first(task: SearchTask, measured: Sequence[Measurement]) -> list[Measurement]:
+    """Give the one measurement that the task's rule takes; none where all failed.
+
+    Only one: what several objectives weigh is decided by the rule, not by whichever of a few has the least KL later.
+    """
+    succeeded = ranked(measured)
+    if not succeeded:
+        return []
+    wanted = task.objectives
+    points = [wanted.measured(measurement, task.space.shape) for measurement in succeeded]
+    return [succeeded[choose_point(wanted.choose, points, wanted.within)]]
+
+
+def _num_reconstructed(task: SearchTask) -> int:
+    """Share the measurements out as `search_rounds` does: each stage of predictors needs its pairs."""
+    count = task.num_measurements
+    if task.measure_reconstructed is None or task.reconstructed_share == 0 or count < 2 * FEWEST_PAIRS:
+        return 0
+    return min(max(FEWEST_PAIRS, round(count * task.reconstructed_share)), count - FEWEST_PAIRS)
+
+
+def _num_initial(task: SearchTask, count: int) -> int:
+    return min(count, max(FEWEST_PAIRS, round(count * task.initial_share)))
+
+
+def _first_candidates(task: SearchTask, count: int) -> list[Candidate]:
+    """Propose what `search_rounds` begins with; with a cost among the objectives, at sizes from floor to ceiling."""
+    if not task.objectives.bound_costs:
+        return initial_candidates(task, count)
+    bands = slices(task.space, task.budget)
+    each = math.ceil(count / len(bands))
+    found: dict[str, Candidate] = {}
+    for number, band in enumerate(bands):
+        part = initial_candidates(replace(task, budget=band, seed=derive_seed(task.seed, "slice", number)), each)
+        found |= {candidate.architecture.key: candidate for candidate in part}
+    return list(found.values())[:count]
+
+
+def _front_after_front(task: SearchTask, measured: Sequence[Measurement]) -> list[Measurement]:
+    """Order measurements by how many fronts are before theirs."""
+    succeeded = ranked(measured)
+    return [succeeded[index] for index in front_after_front(_values(task, succeeded))]
+
+
+def _values(task: SearchTask, measured: Sequence[Measurement]) -> np.ndarray:
+    points = [list(task.objectives.measured(measurement, task.space.shape).values()) for measurement in measured]
+    return np.array(points).reshape(len(points), len(task.objectives.names))
+
+
+def _rounds(
+    task: SearchTask, measure: MeasureBatch, first: list[Candidate], count: int, number: int
+) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
+    """Measure a first set, then a batch along the predicted front, refitted each round, until `count` are measured."""
+    table = feature_table(task.space, task.errors)
+    measured = measure(first)
+    rounds: list[RoundRecord] = []
+    for later in range(task.num_rounds):
+        if rounds and len(measured) >= count:
+            break
+        left = math.ceil((count - len(measured)) / (task.num_rounds - later))
+        qualities, batch = _one_round(task, table, measured, left, number + later)
+        measured = measured + (measure(batch) if batch else [])
+        best = ranked(measured)[0].kl
+        assert best is not None, "ranked measurements have a KL"
+        record = RoundRecord(
+            round=number + later,
+            # The weakest of them, since the front is no better known than the group that is known least.
+            quality=min(qualities.values(), key=lambda quality: quality.kendall_tau),
+            targets=qualities,
+            reconstructed=measure is task.measure_reconstructed,
+            best_kl=best,
+        )
+        rounds.append(record)
+        task.end_round(record)
+    return measured, tuple(rounds)
+
+
+def _one_round(
+    task: SearchTask, table: FeatureTable, measured: Sequence[Measurement], count: int, number: int
+) -> tuple[dict[str, PredictorQuality], list[Candidate]]:
+    """Fit a predictor per target, judge them, and propose `count` candidates along the predicted front."""
+    wanted, space = task.objectives, task.space
+    pairs = ranked(measured)
+    if len(pairs) < max(FEWEST_TO_FIT, len(measured) / 2):
+        reasons = sorted({m.reason for m in measured if m.reason})
+        why = f"{reasons[0]}; check the model and its dtype" if reasons else "the budget band holds no more"
+        raise SecateurError(
+            f"only {len(pairs)} of {len(measured)} measurements succeeded, too few to fit a predictor ({why})"
+        )
+    fit_seed = derive_seed(task.seed, "fit", number)
+    predictors, qualities = fit_objectives(wanted, space, table, pairs, task.predictor, fit_seed)
+
+    def predicted(rows: np.ndarray) -> np.ndarray:
+        features = table.features(rows)
+        return wanted.predicted({name: each.predict(features) for name, each in predictors.items()}, space, rows)
+
+    start = [space.levels(measurement.architecture) for measurement in _front_after_front(task, pairs)]
+    seed = derive_seed(task.seed, "front", number)
+    seen = optimise(space, task.budget, predicted, start, seed, sliced=bool(wanted.bound_costs))
+    known = {space.levels(measurement.architecture) for measurement in measured}
+    batch = _batch(task, {levels: values for levels, values in seen.items() if levels not in known}, pairs, count)
+    return qualities, [task.candidate(levels, "predicted", number) for levels in batch]
+
+
+def _batch(
+    task: SearchTask, new: dict[Levels, tuple[float, ...]], pairs: Sequence[Measurement], count: int
+) -> list[Levels]:
+    """Choose what to measure: spread over the predicted front, and closer together where the choice will be made."""
+    wanted = task.objectives
+    chosen: dict[Levels, None] = {}
+
+    def take(candidates: list[Levels], number: int) -> None:
+        left = [levels for levels in candidates if levels not in chosen]
+        if left and number > 0:
+            values = np.array([new[levels] for levels in left])
+            chosen.update(dict.fromkeys(left[index] for index in spread(values, number)))
+
+    if wanted.choose == "least_disparity":
+        quality = wanted.names.index(QUALITY)
+        best = min(wanted.measured(measurement, task.space.shape)[QUALITY] for measurement in pairs)
+        best = min(best, *(values[quality] for values in new.values())) if new else best
+        close = [levels for levels, values in new.items() if values[quality] <= best + math.log1p(wanted.within)]
+        take(close, math.ceil(FOCUS_SHARE * count))
+    take(list(new), count - len(chosen))
+    return list(chosen)

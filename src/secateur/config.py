@@ -98,9 +98,24 @@ class SearchConfig(Record):
         "block_influence",
     ] = Field("secateur", description="the last four measure nothing; `paper` has settings of ji2023")
     measurements: int = Field(160, ge=25, description="architectures measured in all")
-    predictor: Literal["auto", "gaussian_process", "trees"] = Field(
+    predictor: Literal["auto", "blend", "gaussian_process", "trees", "additive", "ridge", "computation_aware"] = Field(
         "auto", description="auto = the one that ranks best in cross-validation, each round"
     )
+    acquisition: Literal["improvement", "bound", "mean"] = Field(
+        "improvement", description="what is measured next: most expected improvement, lowest bound or best predicted"
+    )
+    least_improvement: float = Field(
+        0.0005,
+        ge=0,
+        description="the search ends when no proposal's expected improvement of the KL is this share of it",
+    )
+    sensitivity_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.6,
+        description="share of the measurements spent on single changes to the heuristics' architectures",
+    )
+    shrink: bool = Field(False, description="let choices that harm at the budget leave the space (SHAP), each round")
     rounds: int = Field(8, ge=1, description="fits of the predictor, each followed by a batch that it proposes")
     initial_share: float = Field(0.35, gt=0, lt=1, description="share of the measurements made before the first fit")
     reconstructed_share: float = Field(

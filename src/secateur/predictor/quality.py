@@ -1,80 +1,72 @@
 """How well a predictor ranks, told apart from what anyone could say without it."""
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from math import sqrt
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import Field
 from scipy.stats import kendalltau
-from sklearn.model_selection import KFold
 
 from secateur.schema import Record
+from secateur.space.encoding import ERROR, FEATURE_VERSION, SENSITIVITY, FeatureLayout
 
-NUM_FOLDS = 5
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """What ranks candidates."""
-
-    def predict(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
-        """Predict log KL in log nats per token; lower is better."""
-        ...
-
-    def lower_bound(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
-        """Say how low log KL may be where the predictor knows little; the prediction where it cannot tell."""
-        ...
-
-
-# Features, KL in nats, sign of each feature's effect, seed -> predictor.
-Fit = Callable[
-    [Float[np.ndarray, "pairs features"], Float[np.ndarray, " pairs"], tuple[int, ...], int],
-    Predictor,
-]
+# A rank correlation this many standard deviations above that of noise is one. The best of several predictors is
+# judged, so two would be too few.
+TRUSTED_DEVIATIONS = 2.5
 
 
 class PredictorQuality(Record):
-    """Rank correlation with measurements inside the budget band.
+    """Rank correlation with measurements inside the budget band, out of fold."""
 
-    Attributes:
-        predictor: Which one was judged.
-        num_pairs: Measured architectures that it was judged on.
-        kendall_tau: Of out-of-fold predictions.
-        kendall_tau_reduction_only: Of a predictor that knows the parameter count alone: larger is better.
-        kendall_tau_error_only: Of the summed reconstruction error, which needs no measurement.
-    """
+    predictor: str = Field(description="which one was judged")
+    num_pairs: int = Field(description="measured architectures that it was judged on")
+    kendall_tau: float = Field(description="of out-of-fold predictions")
+    kendall_tau_reduction_only: float = Field(description="of a predictor that knows the parameter count alone")
+    kendall_tau_error_only: float = Field(description="of the summed reconstruction error, which needs no measurement")
+    kendall_tau_sensitivity_only: float | None = Field(
+        None, description="of the best sum of measured sensitivities, which needs no pairs; null if none were measured"
+    )
+    considered: dict[str, float] = Field(default_factory=dict, description="of all predictors that were compared")
+    features: tuple[str, ...] = Field((), description="blocks of features it learned from")
+    feature_version: int = FEATURE_VERSION
 
-    predictor: str
-    num_pairs: int
-    kendall_tau: float
-    kendall_tau_reduction_only: float
-    kendall_tau_error_only: float
+    @property
+    def trusted(self) -> bool:
+        """Whether it ranks better than a predictor fed noise would by luck; else the search falls back."""
+        return self.kendall_tau > TRUSTED_DEVIATIONS * deviation_of_noise(self.num_pairs)
 
 
-def cross_validate(
-    name: str,
-    fit: Fit,
+def deviation_of_noise(num_pairs: int) -> float:
+    """Standard deviation of Kendall's tau between unrelated rankings (Kendall 1938)."""
+    return sqrt(2 * (2 * num_pairs + 5) / (9 * num_pairs * max(num_pairs - 1, 1)))
+
+
+def judge(
+    predicted: dict[str, Float[np.ndarray, " pairs"]],
+    layout: FeatureLayout,
     features: Float[np.ndarray, "pairs features"],
-    kl: Float[np.ndarray, " pairs"],
+    target: Float[np.ndarray, " pairs"],
     parameters: Float[np.ndarray, " pairs"],
-    monotone: tuple[int, ...],
-    seed: int,
 ) -> PredictorQuality:
-    """Judge a predictor on pairs that it was not fitted on, all of them inside the budget band.
+    """Compare predictors by their out-of-fold predictions; the first of equals is the best.
 
     Args:
+        predicted: Per predictor, what it says of pairs that it was not fitted on.
         parameters: Decoder parameters of each architecture.
     """
-    predicted = np.zeros(len(kl))
-    for fitted, held_out in KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(features):
-        predictor = fit(features[fitted], kl[fitted], monotone, seed)
-        predicted[held_out] = predictor.predict(features[held_out])
+    taus = {name: rank_correlation(each, target) for name, each in predicted.items()}
+    best = max(taus, key=lambda name: taus[name])
+    columns = {name: features[:, place] for place, name in enumerate(layout.names)}
+    sums = [rank_correlation(column, target) for name, column in columns.items() if name.startswith(SENSITIVITY)]
     return PredictorQuality(
-        predictor=name,
-        num_pairs=len(kl),
-        kendall_tau=rank_correlation(predicted, kl),
-        kendall_tau_reduction_only=rank_correlation(-parameters, kl),
-        kendall_tau_error_only=rank_correlation(features[:, -1], kl),
+        predictor=best,
+        num_pairs=len(target),
+        kendall_tau=taus[best],
+        kendall_tau_reduction_only=rank_correlation(-parameters, target),
+        kendall_tau_error_only=rank_correlation(columns[ERROR], target) if ERROR in columns else 0.0,
+        kendall_tau_sensitivity_only=max(sums, default=None),
+        considered=taus,
+        features=tuple(layout.blocks),
     )
 
 

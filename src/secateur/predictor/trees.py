@@ -6,6 +6,10 @@ import lightgbm
 import numpy as np
 from jaxtyping import Float
 
+from secateur.predictor.additive import AdditiveModel, fit_additive_model
+from secateur.predictor.conformal import CrossConformal, fit_cross_conformal
+from secateur.predictor.protocol import Explanation, Pairs
+
 # Settings that work from 25 pairs on: GBDT-NAS's own (31 leaves, 20 pairs per leaf) predict a constant there.
 PARAMETERS = {
     "objective": "regression",
@@ -17,7 +21,6 @@ PARAMETERS = {
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "lambda_l2": 1.0,
-    "monotone_constraints_method": "advanced",
     "verbosity": -1,
     "deterministic": True,
     "force_row_wise": True,
@@ -25,64 +28,55 @@ PARAMETERS = {
     "num_threads": 1,
 }
 NUM_TREES = 250
-SMALLEST_ERROR = 1e-9
+Rows = Float[np.ndarray, "candidates features"]
 
 
 @dataclass(frozen=True)
-class TreePredictor:
-    """Predicts log KL(dense || candidate).
+class TreeModel:
+    """The additive model, and boosted trees that learn what it leaves."""
 
-    The base is a line in the logarithm of the summed reconstruction error (the last feature), fitted by least
-    squares; boosted trees, monotone in every feature, learn what it leaves.
-    """
-
-    slope: float
-    intercept: float
+    base: AdditiveModel
     trees: lightgbm.Booster
+    monotone: bool
 
-    def predict(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
-        """Predict log KL in log nats per token; lower is better."""
-        return _base(features, self.slope, self.intercept) + np.asarray(self.trees.predict(features))
+    def predict(self, features: Rows) -> Float[np.ndarray, " candidates"]:
+        return self.base.predict(features) + np.asarray(self.trees.predict(features))
 
-    def lower_bound(self, features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
-        """Give the prediction: trees do not know what they do not know."""
-        return self.predict(features)
+    def explain(self, features: Rows) -> Explanation:
+        """Shapley values: of the trees by TreeSHAP, of the additive model exactly.
+
+        Source:
+            Lundberg et al., arXiv 1802.03888, as built into LightGBM.
+        """
+        shares = np.asarray(self.trees.predict(features, pred_contrib=True))
+        base = self.base.explain(features)
+        return Explanation(base.base + float(shares[0, -1]), base.contributions + shares[:, :-1])
 
 
-def fit_trees(
-    features: Float[np.ndarray, "pairs features"],
-    kl: Float[np.ndarray, " pairs"],
-    monotone: tuple[int, ...],
-    seed: int,
-) -> TreePredictor:
-    """Fit on measured pairs.
+def fit_tree_model(pairs: Pairs, seed: int, monotone: bool) -> TreeModel:
+    """Fit trees on the residual of the additive model.
 
     Args:
-        kl: Measured KL divergence in nats, positive.
-        monotone: Sign of each feature's effect, as in `FeatureTable`.
-
-    Source:
-        LightGBM as in GBDT-NAS (arXiv 2007.04785), with smaller leaves and monotone constraints.
+        monotone: Hold every feature whose sign is known to it.
     """
-    target = np.log(np.maximum(kl, SMALLEST_ERROR))
-    logarithm = _log_error(features)
-    spread = logarithm.std()
-    slope = max(float(np.cov(logarithm, target, bias=True)[0, 1] / spread**2), 0.0) if spread > 0 else 0.0
-    intercept = float(target.mean() - slope * logarithm.mean())
-    base = _base(features, slope, intercept)
+    base = fit_additive_model(pairs)
+    signs = {"monotone_constraints": list(pairs.layout.monotone), "monotone_constraints_method": "advanced"}
     trees = lightgbm.train(
-        {**PARAMETERS, "seed": seed, "monotone_constraints": list(monotone)},
-        lightgbm.Dataset(features, label=target, init_score=base),
+        PARAMETERS | {"seed": seed} | (signs if monotone else {}),
+        lightgbm.Dataset(pairs.features, label=pairs.target, init_score=base.predict(pairs.features)),
         num_boost_round=NUM_TREES,
     )
-    return TreePredictor(slope, intercept, trees)
+    return TreeModel(base, trees, monotone)
 
 
-def _log_error(features: Float[np.ndarray, "candidates features"]) -> Float[np.ndarray, " candidates"]:
-    return np.log(np.maximum(features[:, -1], SMALLEST_ERROR))
+def fit_trees(pairs: Pairs, seed: int) -> CrossConformal:
+    """Fit on measured pairs; monotone unless cross-validation says that this costs more than it gives.
 
-
-def _base(
-    features: Float[np.ndarray, "candidates features"], slope: float, intercept: float
-) -> Float[np.ndarray, " candidates"]:
-    return intercept + slope * _log_error(features)
+    Source:
+        LightGBM as in GBDT-NAS (arXiv 2007.04785), with smaller leaves, monotone constraints and a base.
+    """
+    constrained, free = (
+        fit_cross_conformal(lambda seen, at, signs=monotone: fit_tree_model(seen, at, signs), pairs, seed)  # type: ignore[misc]
+        for monotone in (True, False)
+    )
+    return constrained if np.mean(constrained.residuals**2) <= np.mean(free.residuals**2) else free

@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from secateur.errors import SecateurError
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.search.nsga import optimise, slices
 from secateur.search.objectives import QUALITY, fit_objectives
 from secateur.search.pareto import choose_point, front_after_front, spread
 from secateur.search.propose import initial_candidates
-from secateur.search.rounds import FEWEST_PAIRS, FEWEST_TO_FIT, from_ranking
+from secateur.search.rounds import FEWEST_PAIRS, fit_to_learn_from, from_ranking
 from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
-from secateur.space.encoding import FeatureTable, feature_table
+from secateur.space.encoding import FeatureTable
 from secateur.space.search_space import Levels
 
 # Of a round's batch, where the choice is the least disparity at a price: made where the choice will be made.
@@ -98,7 +97,7 @@ def _rounds(
     task: SearchTask, measure: MeasureBatch, first: list[Candidate], count: int, number: int
 ) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
     """Measure a first set, then a batch along the predicted front, refitted each round, until `count` are measured."""
-    table = feature_table(task.space, task.errors)
+    table = task.features()
     measured = measure(first)
     rounds: list[RoundRecord] = []
     for later in range(task.num_rounds):
@@ -127,13 +126,7 @@ def _one_round(
 ) -> tuple[dict[str, PredictorQuality], list[Candidate]]:
     """Fit a predictor per target, judge them, and propose `count` candidates along the predicted front."""
     wanted, space = task.objectives, task.space
-    pairs = ranked(measured)
-    if len(pairs) < max(FEWEST_TO_FIT, len(measured) / 2):
-        reasons = sorted({m.reason for m in measured if m.reason})
-        why = f"{reasons[0]}; check the model and its dtype" if reasons else "the budget band holds no more"
-        raise SecateurError(
-            f"only {len(pairs)} of {len(measured)} measurements succeeded, too few to fit a predictor ({why})"
-        )
+    pairs = fit_to_learn_from(measured)
     fit_seed = derive_seed(task.seed, "fit", number)
     predictors, qualities = fit_objectives(wanted, space, table, pairs, task.predictor, fit_seed)
 

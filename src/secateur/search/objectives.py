@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from secateur.model.shape import DenseShape
 from secateur.predictor.choice import fit_predictor
-from secateur.predictor.quality import Predictor, PredictorQuality
+from secateur.predictor.protocol import Pairs, Predictor
+from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.space.candidate import Measurement
 from secateur.space.cost import Cost, cost_of
@@ -112,7 +113,8 @@ def fit_objective(
     Predictors learn the logarithm of something positive, such as KL; the exponential of a group's log ratio, its
     perplexity ratio, is that too.
     """
-    return fit_predictor(predictor, table.features(levels), np.exp(log_target), parameters, table.monotone, seed)
+    pairs = Pairs(table.layout, table.features(levels), np.exp(log_target))
+    return fit_predictor(predictor, pairs, parameters, seed)
 
 
 def fit_objectives(

@@ -4,22 +4,23 @@ Both are functions of what has been measured and of a seed, never of how or in w
 interrupted run proposes again what it had proposed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from secateur.schema import derive_seed
 from secateur.search.additive import additive_optimum
 from secateur.search.task import SearchTask
 from secateur.search.uniform import nearest_levels, uniform_architectures
 from secateur.space.candidate import Candidate
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.sampling import mutate, repair, sample_architectures, space_filling
 from secateur.space.search_space import Levels
 
 Score = Callable[[Int[np.ndarray, "candidates modules"]], Float[np.ndarray, " candidates"]]
+Admitted = Callable[[Int[np.ndarray, "candidates modules"]], Bool[np.ndarray, " candidates"]]
 
-# Of the initial candidates: neighbours of the heuristics, the rest is drawn over the whole band.
+# Of the initial candidates: heuristics and their neighbours, the rest fills the whole band.
 NEIGHBOUR_SHARE = 0.3
 GENERATIONS = 16
 OFFSPRING = 192
@@ -29,10 +30,10 @@ GREEDY_SHARE = 0.75
 FAR = 0.35
 
 
-def initial_candidates(task: SearchTask, count: int) -> list[Candidate]:
-    """Propose the first candidates: uniform, additive optimum, neighbours of both, and draws over the band."""
-    space, budget, seed = task.space, task.budget, task.seed
-    rng = np.random.default_rng(derive_seed(seed, "initial"))
+def heuristics(task: SearchTask) -> dict[Levels, str]:
+    """Give what can be said without a measurement: uniform, the additive optimum, and what the task brings along."""
+    space, budget = task.space, task.budget
+    rng = np.random.default_rng(derive_seed(task.seed, "initial"))
     found: dict[Levels, str] = {}
     for architecture in uniform_architectures(space.shape, budget):
         levels = repair(space, nearest_levels(space, architecture), budget, rng)
@@ -41,29 +42,73 @@ def initial_candidates(task: SearchTask, count: int) -> list[Candidate]:
     optimum = additive_optimum(space, budget, task.errors)
     if optimum is not None:
         found.setdefault(optimum, "additive")
+    for name, architecture in task.heuristics.items():
+        levels = repair(space, nearest_levels(space, architecture), budget, rng)
+        if levels is not None:
+            found.setdefault(levels, name)
+    return found
+
+
+def initial_candidates(task: SearchTask, count: int, known: Collection[Levels] = ()) -> list[Candidate]:
+    """Propose the first candidates: the heuristics, neighbours of them, and a set that fills the band.
+
+    Args:
+        known: What has been measured already; it counts as there, and is not proposed again.
+    """
+    space, budget = task.space, task.budget
+    rng = np.random.default_rng(derive_seed(task.seed, "neighbours"))
+    found = heuristics(task)
     parents = list(found)
+    nearest = [levels for levels, name in found.items() if name == "additive"] or parents[-1:]
     attempts = 0
     while parents and len(found) < int(count * NEIGHBOUR_SHARE) and attempts < 50 * count:
-        parent = parents[-1] if rng.random() < 0.7 else parents[rng.integers(len(parents))]
+        parent = nearest[0] if rng.random() < 0.7 else parents[rng.integers(len(parents))]
         child = mutate(space, parent, budget, int(rng.integers(1, 4)), rng)
         if child is not None:
             found.setdefault(child, "neighbour")
         attempts += 1
-    for architecture in sample_architectures(space, budget, count, derive_seed(seed, "sample")):
-        if len(found) >= count:
+    new = {levels: origin for levels, origin in found.items() if levels not in known}
+    missing = count - len(new)
+    if missing > 0:
+        filling = space_filling(space, budget, missing, [*found, *known], derive_seed(task.seed, "sample"))
+        new |= dict.fromkeys(filling, "sampled")
+    return [task.candidate(levels, origin) for levels, origin in list(new.items())[:count]]
+
+
+def neighbours_of_best(task: SearchTask, measured: Sequence[Levels], count: int, round_number: int) -> list[Candidate]:
+    """Propose offspring of the best measured: what is left to do where no predictor can be trusted.
+
+    Args:
+        measured: Best first.
+    """
+    rng = np.random.default_rng(derive_seed(task.seed, "offspring", round_number))
+    found: dict[Levels, None] = {}
+    already = set(measured)
+    for attempt in range(50 * count):
+        if len(found) == count:
             break
-        found.setdefault(space.levels(architecture), "sampled")
-    return [task.candidate(levels, origin) for levels, origin in list(found.items())[:count]]
+        # The best first, others the more the longer it takes to find something new.
+        parent = measured[int(rng.integers(1 + min(len(measured) - 1, attempt // (5 * count))))]
+        child = mutate(task.space, parent, task.budget, int(rng.integers(1, 4)), rng)
+        if child is not None and child not in already:
+            found.setdefault(child)
+    return [task.candidate(levels, "offspring", round_number) for levels in found]
 
 
 def predicted_candidates(
-    task: SearchTask, score: Score, measured: Sequence[Levels], count: int, round_number: int
+    task: SearchTask,
+    score: Score,
+    measured: Sequence[Levels],
+    count: int,
+    round_number: int,
+    admitted: Admitted = lambda rows: np.ones(len(rows), dtype=bool),
 ) -> list[Candidate]:
     """Propose the candidates of one round by evolutionary search on predictions.
 
     Args:
-        score: Predicted loss of candidates, lower is better.
+        score: What candidates promise, lower is better.
         measured: What has been measured, best first, failures last; it is not proposed again.
+        admitted: Says which candidates are left in a space that has been shrunk.
 
     Source:
         Level-switch mutation after EvoPress (arXiv 2410.14649); scores are predictions, so a generation is free.
@@ -75,10 +120,14 @@ def predicted_candidates(
     def add(candidates: list[Levels]) -> None:
         new = [levels for levels in dict.fromkeys(candidates) if levels not in seen]
         if new:
+            new = [levels for levels, left in zip(new, admitted(np.array(new)), strict=True) if left]
+        if new:
             seen.update(zip(new, score(np.array(new)).tolist(), strict=True))
 
     drawn = sample_architectures(space, budget, OFFSPRING, derive_seed(seed, "draw", round_number))
     add(list(measured[:SURVIVORS]) + [space.levels(architecture) for architecture in drawn])
+    if not seen:
+        return []
     for _ in range(GENERATIONS):
         parents = sorted(seen, key=lambda levels: (seen[levels], levels))[:SURVIVORS]
         children = [

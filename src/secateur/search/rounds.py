@@ -2,17 +2,25 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from secateur.errors import SecateurError
 from secateur.predictor.choice import fit_predictor
+from secateur.predictor.protocol import Pairs, Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
-from secateur.search.propose import initial_candidates, predicted_candidates
+from secateur.search.acquisition import ACQUISITIONS, log_expected_improvement
+from secateur.search.propose import heuristics, initial_candidates, neighbours_of_best, predicted_candidates
+from secateur.search.sensitivity import Sensed, measure_sensitivities
+from secateur.search.shrink import shrink
 from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
-from secateur.space.encoding import FeatureTable, feature_table
+from secateur.space.encoding import FeatureTable
+from secateur.space.search_space import Levels
+from secateur.space.smaller_space import SmallerSpace
 
 # The predictor's settings are made for this many pairs or more.
 FEWEST_PAIRS = 25
@@ -35,16 +43,27 @@ def search_rounds(task: SearchTask) -> Found:
     Raises:
         SecateurError: Too many measurements failed to fit a predictor.
     """
+    sensed = _sense(task)
+    table = task.features(sensed.sensitivities)
     num_reconstructed = _num_reconstructed(task)
-    num_sliced = task.num_measurements - num_reconstructed
-    sliced, rounds = _rounds(
-        task, task.measure, initial_candidates(task, _num_initial(task, num_sliced)), num_sliced, 1
-    )
+    num_sliced = max(task.num_measurements - num_reconstructed - len(sensed.probes), len(sensed.centres))
+    known = [task.space.levels(measurement.architecture) for measurement in sensed.centres]
+    first = initial_candidates(task, _num_initial(task, num_sliced) - len(known), known)
+    phase = _Phase(task, table, task.measure, num_sliced, 1)
+    sliced, rounds = phase.run([*sensed.centres, *task.measure(first)])
     if task.measure_reconstructed is None or num_reconstructed == 0:
-        return Found(sliced, ranked(sliced), rounds)
+        return Found(sliced, ranked(sliced), rounds, probes=list(sensed.probes))
     first = from_ranking(task, ranked(sliced), _num_initial(task, num_reconstructed))
-    measured, more = _rounds(task, task.measure_reconstructed, first, num_reconstructed, len(rounds) + 1)
-    return Found(measured, ranked(measured), rounds + more, probes=sliced, reconstructed=True)
+    phase = _Phase(task, table, task.measure_reconstructed, num_reconstructed, len(rounds) + 1)
+    measured, more = phase.run(task.measure_reconstructed(first))
+    probes = [*sensed.probes, *sliced]
+    return Found(measured, ranked(measured), rounds + more, probes=probes, reconstructed=True)
+
+
+def _sense(task: SearchTask) -> Sensed:
+    """Measure sensitivities around the heuristics, where their share of the measurements suffices."""
+    count = int(task.num_measurements * task.sensitivity_share)
+    return measure_sensitivities(task, heuristics(task), count) if count else Sensed()
 
 
 def _num_reconstructed(task: SearchTask) -> int:
@@ -67,35 +86,149 @@ def _num_initial(task: SearchTask, count: int) -> int:
     return min(count, max(FEWEST_PAIRS, round(count * task.initial_share)))
 
 
-def _rounds(
-    task: SearchTask, measure: MeasureBatch, first: list[Candidate], count: int, number: int
-) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
-    """Measure a first set, then what the predictor proposes, refitted each round, until `count` are measured.
+@dataclass(frozen=True)
+class _Phase:
+    """Rounds of one kind of measurement: by slices, or after reconstruction.
 
-    There is one round even where the first set has spent them all: it judges the predictor.
+    Attributes:
+        count: Measurements when it ends at the latest.
+        first_round: Number of its first round.
     """
-    table = feature_table(task.space, task.errors)
-    reconstructed = measure is task.measure_reconstructed
-    measured = measure(first)
-    rounds: list[RoundRecord] = []
-    for later in range(task.num_rounds):
-        if rounds and len(measured) >= count:
-            break
-        left = math.ceil((count - len(measured)) / (task.num_rounds - later))
-        quality, batch = _one_round(task, table, measured, left, number + later, optimistic=reconstructed)
-        measured = measured + (measure(batch) if batch else [])
+
+    task: SearchTask
+    table: FeatureTable
+    measure: MeasureBatch
+    count: int
+    first_round: int
+
+    def run(self, measured: list[Measurement]) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
+        """Go on from a first set with what the predictor proposes, refitted each round.
+
+        There is one round even where the first set has spent everything: it judges the predictor. The phase ends early
+        when the predictor is trusted and promises next to nothing.
+        """
+        rounds: list[RoundRecord] = []
+        left = SmallerSpace.of(self.task.space)
+        for number in range(self.first_round, self.first_round + self.task.num_rounds):
+            if rounds and len(measured) >= self.count:
+                break
+            to_come = self.first_round + self.task.num_rounds - number
+            step = _Round(self, measured, number, math.ceil((self.count - len(measured)) / to_come), left)
+            batch = step.propose()
+            if step.promises_nothing:
+                batch = []
+            new = self.measure(batch) if batch else []
+            measured, left = measured + new, step.left
+            rounds.append(step.record(new, measured))
+            self.task.end_round(rounds[-1])
+            if step.promises_nothing:
+                break
+        return measured, tuple(rounds)
+
+
+class _Round:
+    """One fit of the predictor, and what follows from it."""
+
+    def __init__(
+        self, phase: _Phase, measured: Sequence[Measurement], number: int, count: int, left: SmallerSpace
+    ) -> None:
+        task = self.task = phase.task
+        self.phase, self.number, self.count, self.before = phase, number, count, left
+        space, pairs = task.space, fit_to_learn_from(measured)
+        self.levels = np.array([space.levels(measurement.architecture) for measurement in pairs])
+        self.kl = np.array([measurement.kl for measurement in pairs], dtype=float)
+        self.failed = [space.levels(measurement.architecture) for measurement in measured if measurement.kl is None]
+        parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in self.levels.tolist()])
+        self.predictor: Predictor
+        self.quality: PredictorQuality
+        self.predictor, self.quality = fit_predictor(
+            task.predictor,
+            Pairs(phase.table.layout, phase.table.features(self.levels), self.kl),
+            parameters,
+            derive_seed(task.seed, "fit", number),
+        )
+        self.left = self._shrunk() if task.shrinks and self.quality.trusted else left
+        self.promised: float | None = None
+
+    def propose(self) -> list[Candidate]:
+        """Propose candidates: what promises most, or neighbours of the best where the predictor is not trusted."""
+        known = [*self._rows(self.levels), *self.failed]
+        if not self.quality.trusted:
+            return neighbours_of_best(self.task, self._rows(self.levels), self.count, self.number)
+        acquire = ACQUISITIONS[self.task.acquisition]
+        best = float(np.log(self.kl.min()))
+        batch = predicted_candidates(
+            self.task,
+            lambda rows: acquire(self.predictor, self.phase.table.features(rows), best),
+            known,
+            self.count,
+            self.number,
+            self.left.admitted,
+        )
+        if batch:
+            promises = log_expected_improvement(*self.predictor.posterior(self._features(batch)), best)
+            self.promised = float(np.exp(promises.max()))
+        return batch
+
+    @property
+    def promises_nothing(self) -> bool:
+        return self.promised is not None and self.promised < self.task.least_improvement
+
+    def record(self, new: Sequence[Measurement], measured: Sequence[Measurement]) -> RoundRecord:
+        """Put on record how good the predictor was, and what came of it.
+
+        Args:
+            new: What the round has measured.
+            measured: That and all before it.
+        """
         best = ranked(measured)[0].kl
         assert best is not None, "ranked measurements have a KL"
-        rounds.append(RoundRecord(round=number + later, quality=quality, reconstructed=reconstructed, best_kl=best))
-        task.end_round(rounds[-1])
-    return measured, tuple(rounds)
+        return RoundRecord(
+            round=self.number,
+            quality=self.quality,
+            reconstructed=self.phase.measure is self.task.measure_reconstructed,
+            best_kl=best,
+            fell_back=not self.quality.trusted,
+            covered=self._covered(ranked(new)),
+            promised=self.promised,
+            removed=self.left.removed[len(self.before.removed) :],
+        )
+
+    def _covered(self, new: Sequence[Measurement]) -> float | None:
+        """Give the share of new measurements inside the interval that was predicted for them."""
+        if not new or not self.quality.trusted:
+            return None
+        levels = np.array([self.task.space.levels(measurement.architecture) for measurement in new])
+        interval = self.predictor.interval(self.phase.table.features(levels))
+        measured = np.log(np.array([measurement.kl for measurement in new], dtype=float))
+        return float(((interval.low <= measured) & (measured <= interval.high)).mean())
+
+    def _shrunk(self) -> SmallerSpace:
+        return shrink(
+            self.task.space,
+            self.task.budget,
+            lambda rows: self.predictor.predict(self.phase.table.features(rows)),
+            self.levels,
+            self.kl,
+            self.before,
+            self.number,
+            self.task.seed,
+        )
+
+    def _features(self, batch: Sequence[Candidate]) -> Float[np.ndarray, "candidates features"]:
+        return self.phase.table.features(np.array([self.task.space.levels(each.architecture) for each in batch]))
+
+    @staticmethod
+    def _rows(levels: Int[np.ndarray, "candidates modules"]) -> list[Levels]:
+        return [tuple(row) for row in levels.tolist()]
 
 
-def _one_round(
-    task: SearchTask, table: FeatureTable, measured: Sequence[Measurement], count: int, number: int, *, optimistic: bool
-) -> tuple[PredictorQuality, list[Candidate]]:
-    """Fit the predictor on what is measured, judge it, and propose `count` candidates."""
-    space = task.space
+def fit_to_learn_from(measured: Sequence[Measurement]) -> list[Measurement]:
+    """Give those that did not fail, lowest KL first.
+
+    Raises:
+        SecateurError: They are too few to fit a predictor.
+    """
     pairs = ranked(measured)
     if len(pairs) < max(FEWEST_TO_FIT, len(measured) / 2):
         reasons = sorted({m.reason for m in measured if m.reason})
@@ -103,19 +236,4 @@ def _one_round(
         raise SecateurError(
             f"only {len(pairs)} of {len(measured)} measurements succeeded, too few to fit a predictor ({why})"
         )
-    levels = np.array([space.levels(measurement.architecture) for measurement in pairs])
-    kl = np.array([measurement.kl for measurement in pairs])
-    features = table.features(levels)
-    parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in levels.tolist()])
-    fit_seed = derive_seed(task.seed, "fit", number)
-    predictor, quality = fit_predictor(task.predictor, features, kl, parameters, table.monotone, fit_seed)
-    score = predictor.lower_bound if optimistic else predictor.predict
-    failed = [space.levels(measurement.architecture) for measurement in measured if measurement.kl is None]
-    batch = predicted_candidates(
-        task,
-        lambda rows: score(table.features(rows)),
-        [*(tuple(row) for row in levels.tolist()), *failed],
-        count,
-        number,
-    )
-    return quality, batch
+    return pairs

@@ -9,12 +9,15 @@ from secateur.errors import SecateurError
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import Record
 from secateur.search.objectives import Objectives
+from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.cost import Budget
+from secateur.space.encoding import FeatureSource, FeatureTable, Sensitivities, by_option, feature_table
 from secateur.space.search_space import Levels, SearchSpace
+from secateur.space.smaller_space import Removed
 
 # Origins of what is measured outside the budget, to learn from.
-PROBES = ("single", "paper")
+PROBES = ("single", "paper", "sensitivity")
 
 MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
 
@@ -29,6 +32,16 @@ class RoundRecord(Record):
     )
     reconstructed: bool = Field(False, description="measurements were made after sequential reconstruction")
     best_kl: float = Field(description="lowest KL on the selection set after the round, nats per token")
+    fell_back: bool = Field(
+        False, description="the predictor could not be trusted: neighbours of the best were measured"
+    )
+    covered: float | None = Field(
+        None, description="share of the round's measurements inside the 90 % interval predicted before; null if none"
+    )
+    promised: float | None = Field(
+        None, description="largest expected improvement among the proposals, share of the best KL; null if not asked"
+    )
+    removed: tuple[Removed, ...] = Field((), description="what left the search space in this round, and why")
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,9 @@ class SearchTask:
         measure: Measures candidates by slices of the bank and gives measurements in the same order.
         measure_reconstructed: The same after sequential reconstruction, where the run has it.
         num_measurements: How many may be made in all, of both kinds.
-        num_rounds, initial_share, reconstructed_share, predictor: Of the predictor's search (`search_rounds`).
+        num_rounds, initial_share, reconstructed_share, predictor, sensitivity_share, acquisition, least_improvement,
+            shrinks: Of the predictor's search (`search_rounds`); the configuration says what they are.
+        heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
         end_round: Called after each round of it.
         objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
     """
@@ -59,7 +74,17 @@ class SearchTask:
     measure_reconstructed: MeasureBatch | None = None
     reconstructed_share: float = 0.0
     predictor: str = "auto"
+    sensitivity_share: float = 0.0
+    acquisition: str = "improvement"
+    least_improvement: float = 0.0
+    shrinks: bool = False
+    heuristics: Mapping[str, Architecture] = field(default_factory=dict)
     objectives: Objectives = field(default_factory=Objectives)
+
+    def features(self, sensitivities: tuple[Sensitivities, ...] = ()) -> FeatureTable:
+        """Give the features of the space's architectures."""
+        errors = by_option(self.space, self.errors)
+        return feature_table(FeatureSource(self.space, errors, sensitivities=sensitivities))
 
     def candidate(self, levels: Levels, origin: str, round_number: int = 0) -> Candidate:
         return Candidate(

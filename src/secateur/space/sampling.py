@@ -1,6 +1,6 @@
 """Draw architectures inside the budget band."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from secateur.space.search_space import CostTable, Levels, SearchSpace
 
 MAX_ATTEMPTS = 1_000
 MAX_EXCHANGES = 16
+POOL = 4
 
 
 def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Generator) -> Levels | None:
@@ -147,6 +148,35 @@ def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: i
             architecture = space.architecture(levels)
             found.setdefault(architecture.key, architecture)
     return list(found.values())
+
+
+def space_filling(space: SearchSpace, budget: Budget, count: int, known: Sequence[Levels], seed: int) -> list[Levels]:
+    """Draw architectures that fill the budget band: each as far as can be from those before it and from `known`.
+
+    Distance is the sum over modules of the difference in kept ratios.
+
+    Source:
+        Maximin designs (Johnson, Moore, Ylvisaker 1990), greedily from `POOL` times as many draws.
+    """
+    pool = [space.levels(architecture) for architecture in sample_architectures(space, budget, POOL * count, seed)]
+    pool = [levels for levels in pool if levels not in set(known)]
+    if not pool:
+        return []
+    ratios = [np.array(options) / max(options[-1], 1) for options in space.options]
+
+    def kept(rows: Sequence[Levels]) -> Float[np.ndarray, "rows modules"]:
+        return np.column_stack([ratios[module][list(column)] for module, column in enumerate(zip(*rows, strict=True))])
+
+    places, chosen = kept(pool), []
+    near = np.full(len(pool), np.inf)
+    for row in kept(known) if known else []:
+        near = np.minimum(near, np.abs(places - row).sum(1))
+    for _ in range(min(count, len(pool))):
+        furthest = int(near.argmax())
+        chosen.append(pool[furthest])
+        near = np.minimum(near, np.abs(places - places[furthest]).sum(1))
+        near[furthest] = -1.0
+    return chosen
 
 
 def mutate(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ SMALLEST_DEVIATION = 1e-6
 Rows = Float[np.ndarray, "candidates features"]
 
 
+@runtime_checkable
 class Model(Protocol):
     """A prediction and its explanation, without a doubt."""
 

@@ -8,6 +8,7 @@ from sklearn.gaussian_process.kernels import Hyperparameter, Kernel, NormalizedK
 
 ROOT_5 = np.sqrt(5.0)
 Rows = Float[np.ndarray, "rows features"]
+Others = Float[np.ndarray, "others features"]
 
 
 def matern(scaled: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -41,7 +42,7 @@ class CurvesKernel(StationaryKernelMixin, NormalizedKernelMixin, Kernel):
     def hyperparameter_length(self) -> Hyperparameter:
         return Hyperparameter("length", "numeric", self.length_bounds)
 
-    def __call__(self, X: Rows, Y: Rows | None = None, eval_gradient: bool = False) -> Any:
+    def __call__(self, X: Rows, Y: Others | None = None, eval_gradient: bool = False) -> Any:
         other = X if Y is None else Y
         total, slope = np.zeros((len(X), len(other))), np.zeros((len(X), len(other)))
         for column in self.columns:
@@ -80,7 +81,7 @@ class BlocksKernel(StationaryKernelMixin, NormalizedKernelMixin, Kernel):
     def hyperparameter_lengths(self) -> Hyperparameter:
         return Hyperparameter("lengths", "numeric", self.length_bounds, len(self.blocks))
 
-    def __call__(self, X: Rows, Y: Rows | None = None, eval_gradient: bool = False) -> Any:
+    def __call__(self, X: Rows, Y: Others | None = None, eval_gradient: bool = False) -> Any:
         other = X if Y is None else Y
         lengths = np.atleast_1d(self.lengths)
         parts = [

@@ -1,140 +1,138 @@
-"""Which predictor ranks unseen architectures best? Kendall tau on what a comparison has measured, with nothing added.
+"""Which predictor ranks unseen architectures best, from how many pairs, and what is each feature worth?
 
-    python benchmarks/predictors.py FOLDER [FOLDER ...]    of `secateur compare ... --methods all`
+    python benchmarks/predictors.py [--recorded stories260k-0.8 ...] [--quick]
 
-Per seed and budget a predictor is fitted on the first 48 and 96 measurements by slices of Secateur's own cell, and
-judged on those of EvoPress, Puzzle and random search in the same order and budget; and it is cross-validated on
-Secateur's measurements after reconstruction. Figures are means over seeds and budgets: tau among all, and among the
-best third.
+On recorded pairs (benchmarks/data, made by benchmarks/record_pairs.py): Kendall tau with the measured KL of
+architectures that the predictor has not seen, all inside a band of 1.5 % of the budget, mean over four splits; the
+coverage of the nominal 90 % interval on them; the ablation of the features; and the time to rank 10,000 candidates.
+Sensitivities are measured around the uniform architecture and the additive optimum; rows without them say so. Writes
+benchmarks/results/predictors.json and .md.
 """
 
 import argparse
-from collections import defaultdict
+import json
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
-from rich.console import Console
-from rich.table import Table
-from sklearn.model_selection import KFold
+from recorded import DATA, Recorded, read_recorded
 
-from secateur.cli import quiet_libraries
-from secateur.comparison_folder import ComparisonFolder, read_config
-from secateur.config import RunConfig, build_config, read_yaml
-from secateur.data import Role
-from secateur.inputs import Inputs, define_limits, load_inputs
 from secateur.predictor.choice import PREDICTORS
-from secateur.predictor.quality import Fit, rank_correlation
-from secateur.pruning.bank import build_bank
-from secateur.pruning.calibration import calibrate
-from secateur.runs.store import RunStore
-from secateur.schema import derive_seed
-from secateur.space.candidate import Measurement
-from secateur.space.encoding import FeatureTable, feature_table
-from secateur.space.search_space import SearchSpace
+from secateur.predictor.protocol import Pairs
+from secateur.predictor.quality import rank_correlation
+from secateur.space.encoding import DEFAULT_FEATURES, FEATURES
 
-OTHERS = ("evolutionary", "additive", "random")
-PAIRS = (48, 96)
-FOLDS = 8
+RESULTS = Path(__file__).parent / "results"
+COUNTS = (25, 50, 100, 200)
+NUM_SPLITS = 4
+CENTRES = ("uniform", "additive")
+RANKED = 10_000
+KNOWN = tuple(name for name in DEFAULT_FEATURES if not name.startswith("sensitivity"))
 
 
-class Measured:
-    """What was measured at one budget with one seed, as features and log KL."""
-
-    def __init__(self, folder: ComparisonFolder, config: RunConfig, inputs: Inputs, table: FeatureTable) -> None:
-        self.monotone = table.monotone
-        space, budget = define_limits(config, inputs.dense)
-        suffix = f"{config.pruning.importance}-sequential-keep-{config.budget.keep:g}-seed-{config.seed}"
-        own = self._read(folder, f"secateur-{suffix}")
-        protocols = sorted(own, key=lambda protocol: -len(own[protocol]))
-        slices, reconstructed = protocols[0], protocols[1]
-        others: dict[str, Measurement] = {}
-        for method in OTHERS:
-            others |= self._read(folder, f"{method}-{suffix}").get(slices, {})
-        kept = [other for key, other in others.items() if key not in own[slices]]
-        kept = [m for m in kept if budget.admits(space.decoder_parameters(space.levels(m.architecture)))]
-        self.slices = self._pairs(list(own[slices].values()), space, table)
-        self.others = self._pairs(kept, space, table)
-        self.reconstructed = self._pairs(list(own[reconstructed].values()), space, table)
-
-    @staticmethod
-    def _read(folder: ComparisonFolder, name: str) -> dict[str, dict[str, Measurement]]:
-        found: dict[str, dict[str, Measurement]] = defaultdict(dict)
-        with RunStore(folder.cell(name).database) as store:
-            for measurement in map(Measurement.model_validate_json, store.all_measurements()):
-                if measurement.kl is not None:
-                    found[measurement.protocol][measurement.architecture.key] = measurement
-        return found
-
-    @staticmethod
-    def _pairs(measured: list[Measurement], space: SearchSpace, table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
-        levels = np.array([space.levels(measurement.architecture) for measurement in measured])
-        return table.features(levels), np.array([measurement.kl for measurement in measured], dtype=float)
+def splits(recorded: Recorded) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.permutation(len(recorded.kl)) for _ in range(NUM_SPLITS)]
 
 
-def correlations(predicted: Float[np.ndarray, " pairs"], kl: Float[np.ndarray, " pairs"]) -> tuple[float, float]:
-    """Kendall tau among all, and among the best third."""
-    best = np.argsort(kl)[: len(kl) // 3]
-    return rank_correlation(predicted, kl), rank_correlation(predicted[best], kl[best])
-
-
-def judged(fit: Fit, measured: Measured) -> list[tuple[float, float]]:
-    """Judge a predictor in all columns of the table."""
-    features, kl = measured.slices
-    unseen, truth = measured.others
-    columns = [
-        correlations(fit(features[:pairs], kl[:pairs], measured.monotone, 0).predict(unseen), truth) for pairs in PAIRS
-    ]
-    features, kl = measured.reconstructed
-    predicted = np.zeros(len(kl))
-    for fitted, held_out in KFold(FOLDS, shuffle=True, random_state=0).split(features):
-        predicted[held_out] = fit(features[fitted], kl[fitted], measured.monotone, 0).predict(features[held_out])
-    return [*columns, correlations(predicted, kl)]
-
-
-def measured_in(folder: ComparisonFolder) -> list[Measured]:
-    """Read every seed and budget of a comparison; the features need its banks, which are built again."""
-    found = []
-    begun = read_config(folder)
-    for seed in begun.seeds:
-        configs = [
-            build_config([read_yaml(path)])
-            for path in sorted(folder.root.glob(f"cells/secateur-*-sequential-keep-*-seed-{seed}/config.yaml"))
-        ]
-        if not configs:
+def judged(fit: Callable[[Pairs, int], object], pairs: Pairs, orders: list[np.ndarray], counts: Iterable[int]) -> dict:
+    """Tau and coverage per number of pairs; what is unseen is the same for all of them."""
+    largest = max(COUNTS) if len(pairs) > 2 * max(COUNTS) else len(pairs) // 2
+    found: dict[str, dict[int, float]] = {"tau": {}, "covered": {}}
+    for count in counts:
+        if count > largest:
             continue
-        inputs = load_inputs(configs[0])
-        tokens, batch = inputs.sets[Role.CALIBRATION], configs[0].evaluation.batch_tokens
-        statistics = calibrate(inputs.dense, tokens, batch, derive_seed(seed, "calibrate"))
-        pruning = configs[0].pruning
-        bank_seed = derive_seed(seed, "bank")
-        bank = build_bank(
-            inputs.dense,
-            statistics,
-            inputs.space.options,
-            pruning.importance,
-            "least_squares",
-            pruning.ridge,
-            bank_seed,
-        )
-        table = feature_table(inputs.space, [bank.errors(module) for module in range(inputs.space.num_modules)])
-        found += [Measured(folder, config, inputs, table) for config in configs]
+        taus, covered = [], []
+        for order in orders:
+            predictor = fit(pairs.take(order[:count]), 0)
+            unseen = pairs.take(order[largest:])
+            taus.append(rank_correlation(predictor.predict(unseen.features), unseen.loss))  # type: ignore[attr-defined]
+            interval = predictor.interval(unseen.features)  # type: ignore[attr-defined]
+            covered.append(((interval.low <= unseen.target) & (unseen.target <= interval.high)).mean())
+        found["tau"][count] = float(np.mean(taus))
+        found["covered"][count] = float(np.mean(covered))
     return found
+
+
+def ranking_seconds(pairs: Pairs) -> dict[str, float]:
+    """Median seconds to rank 10,000 candidates by predictors fitted on 200 pairs."""
+    rows = np.resize(pairs.features, (RANKED, pairs.features.shape[1]))
+    seconds = {}
+    for name, fit in PREDICTORS.items():
+        predictor = fit(pairs.take(np.arange(min(200, len(pairs)))), 0)
+        times = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            np.argsort(predictor.predict(rows))
+            times.append(time.perf_counter() - begun)
+        seconds[name] = float(np.median(times))
+    return seconds
+
+
+def ablations() -> dict[str, tuple[str, ...]]:
+    """Blocks of features: the default ones, without each of them, with each of the others."""
+    rows = {"all defaults": DEFAULT_FEATURES}
+    rows |= {f"without {name}": tuple(each for each in DEFAULT_FEATURES if each != name) for name in DEFAULT_FEATURES}
+    rows |= {f"with {name}": (*DEFAULT_FEATURES, name) for name in FEATURES if name not in DEFAULT_FEATURES}
+    rows["known before any measurement"] = KNOWN
+    rows |= {f"the same, with {name}": (*KNOWN, name) for name in FEATURES if name not in DEFAULT_FEATURES}
+    rows["kept ratios alone"] = ("kept",)
+    return rows
+
+
+def line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def table(title: str, rows: dict[str, dict], counts: tuple[int, ...], what: str = "tau") -> list[str]:
+    shown = [count for count in counts if any(count in row[what] for row in rows.values())]
+    lines = [f"### {title}", "", line(["", *(f"{count} pairs" for count in shown)]), line(["---"] * (len(shown) + 1))]
+    for name, row in rows.items():
+        lines.append(line([name, *(f"{row[what][count]:.3f}" if count in row[what] else "" for count in shown)]))
+    return [*lines, ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="+")
+    parser.add_argument("--recorded", nargs="*", help="names in benchmarks/data; all if not given")
+    parser.add_argument("--quick", action="store_true", help="fewer pairs, nothing written")
     arguments = parser.parse_args()
-    quiet_libraries()
-    everything = [measured for path in arguments.folder for measured in measured_in(ComparisonFolder(path))]
-    table = Table(title=f"Kendall tau, mean of {len(everything)} seeds and budgets: all / best third")
-    for heading in ("predictor", *(f"{pairs} pairs, slices" for pairs in PAIRS), "after reconstruction"):
-        table.add_column(heading)
-    for name, fit in PREDICTORS.items():
-        means = np.mean([judged(fit, measured) for measured in everything], axis=0)
-        table.add_row(name, *(f"{among_all:.2f} / {among_best:.2f}" for among_all, among_best in means))
-    Console(width=120).print(table)
+    names = arguments.recorded or sorted(path.stem.removeprefix("pairs-") for path in DATA.glob("pairs-*.json"))
+    counts = COUNTS[:2] if arguments.quick else COUNTS
+    text = ["# Predictors", "", f"`python benchmarks/predictors.py`: Kendall tau, mean of {NUM_SPLITS} splits.", ""]
+    record: dict[str, object] = {"made_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    for name in names:
+        recorded = read_recorded(name)
+        orders = splits(recorded)
+        known, sensed = recorded.pairs(KNOWN), recorded.pairs(None, CENTRES)
+        print(name, f"{len(recorded.kl)} pairs", flush=True)
+        rows = {}
+        for label, pairs in (("", sensed), (", nothing measured but the pairs", known)):
+            for predictor, fit in PREDICTORS.items():
+                rows[predictor.replace("_", " ") + label] = judged(fit, pairs, orders, counts)
+                print(predictor + label, list(rows.values())[-1], flush=True)
+        ablated = {}
+        for label, blocks in ablations().items():
+            ablated[label] = judged(PREDICTORS["gaussian_process"], recorded.pairs(blocks, CENTRES), orders, counts)
+            print(label, ablated[label]["tau"], flush=True)
+        seconds = ranking_seconds(sensed)
+        print("seconds to rank 10,000", seconds, flush=True)
+        text += [f"## {name}", "", *table("Kendall tau by predictor", rows, counts)]
+        text += table("Coverage of the nominal 90 % interval", rows, counts, "covered")
+        text += table("Kendall tau of the Gaussian process by features", ablated, counts)
+        text += [
+            f"Seconds to rank {RANKED:,} candidates: "
+            + ", ".join(f"{predictor.replace('_', ' ')} {value:.2f}" for predictor, value in seconds.items()),
+            "",
+        ]
+        record[name] = {"predictors": rows, "ablation": ablated, "seconds_to_rank_10000": seconds}
+    if arguments.quick:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "predictors.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "predictors.md").write_text("\n".join(text))
 
 
 if __name__ == "__main__":

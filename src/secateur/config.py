@@ -115,6 +115,7 @@ class SearchConfig(Record):
         le=0.6,
         description="share of the measurements spent on single changes to the heuristics' architectures",
     )
+    second_opinion: bool = Field(False, description="let trees that learned to rank reorder the best predicted")
     shrink: bool = Field(False, description="let choices that harm at the budget leave the space (SHAP), each round")
     rounds: int = Field(8, ge=1, description="fits of the predictor, each followed by a batch that it proposes")
     initial_share: float = Field(0.35, gt=0, lt=1, description="share of the measurements made before the first fit")

@@ -30,9 +30,7 @@ class TestEveryPredictor:
         assert len(np.unique(predicted)) > 100, "a constant ranks nothing"
 
     def test_more_pairs_rank_no_worse(self, name):
-        few, many = (
-            rank_correlation(fitted(name, count).predict(UNSEEN.features), UNSEEN.loss) for count in (25, 200)
-        )
+        few, many = (rank_correlation(fitted(name, count).predict(UNSEEN.features), UNSEEN.loss) for count in (25, 200))
         assert many > few - 0.02
         # The additive model has one number to learn, and a line no curves.
         assert many > few + 0.05 or name in ("additive", "ridge")

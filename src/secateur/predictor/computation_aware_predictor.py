@@ -21,7 +21,7 @@ class ComputationAwarePredictor:
 
     process: ComputationAwareProcess
     out_of_fold: Float[np.ndarray, " pairs"]
-    background: Float[np.ndarray, "pairs features"]
+    background: Float[np.ndarray, "backgrounds features"]
     seed: int
 
     def predict(self, features: Rows) -> Float[np.ndarray, " candidates"]:

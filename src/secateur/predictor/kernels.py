@@ -70,7 +70,7 @@ class BlocksKernel(StationaryKernelMixin, NormalizedKernelMixin, Kernel):
     def __init__(
         self,
         blocks: tuple[tuple[int, ...], ...],
-        lengths: Float[np.ndarray, " blocks"],
+        lengths: Float[np.ndarray, " blocks"] | float,
         length_bounds: tuple[float, float] = (1e-1, 1e2),
     ) -> None:
         self.blocks = blocks

@@ -18,6 +18,7 @@ from secateur.space.sampling import mutate, repair, sample_architectures, space_
 from secateur.space.search_space import Levels
 
 Score = Callable[[Int[np.ndarray, "candidates modules"]], Float[np.ndarray, " candidates"]]
+Reorder = Callable[[list[Levels]], list[Levels]]
 Admitted = Callable[[Int[np.ndarray, "candidates modules"]], Bool[np.ndarray, " candidates"]]
 
 # Of the initial candidates: heuristics and their neighbours, the rest fills the whole band.
@@ -28,6 +29,7 @@ SURVIVORS = 48
 # Of a round's batch: what is left is the best predicted among architectures far from all measured ones.
 GREEDY_SHARE = 0.75
 FAR = 0.35
+SHORTLIST = 3
 
 
 def heuristics(task: SearchTask) -> dict[Levels, str]:
@@ -102,6 +104,7 @@ def predicted_candidates(
     count: int,
     round_number: int,
     admitted: Admitted = lambda rows: np.ones(len(rows), dtype=bool),
+    second_opinion: Reorder = lambda shortlist: shortlist,
 ) -> list[Candidate]:
     """Propose the candidates of one round by evolutionary search on predictions.
 
@@ -109,6 +112,7 @@ def predicted_candidates(
         score: What candidates promise, lower is better.
         measured: What has been measured, best first, failures last; it is not proposed again.
         admitted: Says which candidates are left in a space that has been shrunk.
+        second_opinion: Orders a shortlist, three times as long as what is taken from it, anew.
 
     Source:
         Level-switch mutation after EvoPress (arXiv 2410.14649); scores are predictions, so a generation is free.
@@ -139,12 +143,14 @@ def predicted_candidates(
         add([child for child in children if child is not None])
     already = set(measured)
     ranked = sorted((levels for levels in seen if levels not in already), key=lambda levels: (seen[levels], levels))
-    chosen = dict.fromkeys(ranked[: int(count * GREEDY_SHARE)], "predicted")
+    greedy = int(count * GREEDY_SHARE)
+    shortlist = second_opinion(ranked[: SHORTLIST * greedy]) if greedy else []
+    chosen = dict.fromkeys(shortlist[:greedy], "predicted")
     known = np.array([*measured, *chosen])
-    for levels in ranked[len(chosen) :]:
+    for levels in ranked:
         if len(chosen) >= count:
             break
-        if (known != np.array(levels)).mean(1).min() >= FAR:
+        if levels not in chosen and (known != np.array(levels)).mean(1).min() >= FAR:
             chosen[levels] = "explored"
             known = np.vstack([known, levels])
     for levels in ranked:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from secateur.errors import SecateurError
 from secateur.predictor.choice import fit_predictor
+from secateur.predictor.pairwise import top_first
 from secateur.predictor.protocol import Pairs, Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
@@ -141,12 +142,9 @@ class _Round:
         parameters = np.array([float(space.decoder_parameters(tuple(row))) for row in self.levels.tolist()])
         self.predictor: Predictor
         self.quality: PredictorQuality
-        self.predictor, self.quality = fit_predictor(
-            task.predictor,
-            Pairs(phase.table.layout, phase.table.features(self.levels), self.kl),
-            parameters,
-            derive_seed(task.seed, "fit", number),
-        )
+        self.pairs = Pairs(phase.table.layout, phase.table.features(self.levels), self.kl)
+        fit_seed = derive_seed(task.seed, "fit", number)
+        self.predictor, self.quality = fit_predictor(task.predictor, self.pairs, parameters, fit_seed)
         self.left = self._shrunk() if task.shrinks and self.quality.trusted else left
         self.promised: float | None = None
 
@@ -164,6 +162,7 @@ class _Round:
             self.count,
             self.number,
             self.left.admitted,
+            self._second_opinion if self.task.second_opinion else lambda shortlist: shortlist,
         )
         if batch:
             promises = log_expected_improvement(*self.predictor.posterior(self._features(batch)), best)
@@ -202,6 +201,14 @@ class _Round:
         interval = self.predictor.interval(self.phase.table.features(levels))
         measured = np.log(np.array([measurement.kl for measurement in new], dtype=float))
         return float(((interval.low <= measured) & (measured <= interval.high)).mean())
+
+    def _second_opinion(self, shortlist: list[Levels]) -> list[Levels]:
+        if not shortlist:
+            return []
+        features = self.phase.table.features(np.array(shortlist))
+        seed = derive_seed(self.task.seed, "second opinion", self.number)
+        order = top_first(self.pairs, features, self.predictor.predict(features), seed)
+        return [shortlist[place] for place in order.tolist()]
 
     def _shrunk(self) -> SmallerSpace:
         return shrink(

@@ -56,7 +56,7 @@ class SearchTask:
         measure_reconstructed: The same after sequential reconstruction, where the run has it.
         num_measurements: How many may be made in all, of both kinds.
         num_rounds, initial_share, reconstructed_share, predictor, sensitivity_share, acquisition, least_improvement,
-            shrinks: Of the predictor's search (`search_rounds`); the configuration says what they are.
+            shrinks, second_opinion: Of the predictor's search (`search_rounds`); the configuration says what they are.
         heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
         end_round: Called after each round of it.
         objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
@@ -78,6 +78,7 @@ class SearchTask:
     acquisition: str = "improvement"
     least_improvement: float = 0.0
     shrinks: bool = False
+    second_opinion: bool = False
     heuristics: Mapping[str, Architecture] = field(default_factory=dict)
     objectives: Objectives = field(default_factory=Objectives)
 

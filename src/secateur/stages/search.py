@@ -52,6 +52,7 @@ def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
             acquisition=search.acquisition,
             least_improvement=search.least_improvement,
             shrinks=search.shrink,
+            second_opinion=search.second_opinion,
             seed=run.config.seed,
             objectives=wanted_objectives(run, groups),
             end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),

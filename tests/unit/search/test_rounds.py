@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -174,3 +175,47 @@ class TestMeasuringAfterReconstruction:
         found = search(space, budget, smooth)
         assert found.probes == []
         assert not any(record.reconstructed for record in found.rounds)
+
+
+class TestWhatARoundSays:
+    def test_a_predictor_that_cannot_be_trusted_is_replaced_by_neighbours_of_the_best(self, space, budget):
+        problem = Problem(noise, space, budget)
+        found = search_rounds(problem.task(num_measurements=60, num_rounds=3, initial_share=0.6))
+        assert [record.fell_back for record in found.rounds] == [True] * 3
+        assert {c.origin for c in problem.candidates if c.round > 0} == {"offspring"}
+        assert len(problem.measured) == len(set(problem.measured)) == 60
+
+    def test_a_predictor_that_knows_something_is_used(self, space, budget):
+        problem = Problem(smooth, space, budget)
+        found = search_rounds(problem.task(num_measurements=60, num_rounds=3, initial_share=0.6))
+        assert not any(record.fell_back for record in found.rounds)
+        assert "offspring" not in {candidate.origin for candidate in problem.candidates}
+        assert all(0 <= record.covered <= 1 for record in found.rounds)
+
+    def test_it_ends_when_the_predictor_promises_next_to_nothing(self, space, budget):
+        task = Problem(smooth, space, budget).task(num_measurements=60, num_rounds=3, initial_share=0.6)
+        patient, hasty = (search_rounds(replace(task, least_improvement=least)) for least in (0.0, 0.9))
+        assert patient.num_measurements == 60
+        assert hasty.num_measurements == 36
+        assert hasty.rounds[-1].promised < 0.9
+
+    def test_sensitivities_are_measured_first_where_they_have_a_share(self, space, budget):
+        problem = Problem(smooth, space, budget)
+        found = search_rounds(problem.task(num_measurements=80, num_rounds=2, sensitivity_share=0.4))
+        assert found.rounds[-1].quality.features == ("kept", "error", "error_sums", "sensitivity", "sensitivity_sums")
+        assert found.rounds[-1].quality.kendall_tau_sensitivity_only > 0.5
+        assert {candidate.origin for candidate in problem.batches[0]} >= {"uniform", "sensitivity"}
+        assert found.num_measurements == len(problem.measured) == 80
+        assert all(problem.admits(measurement.architecture) for measurement in found.measurements)
+
+    def test_what_left_the_space_is_on_record_and_not_proposed_again(self, space, budget):
+        problem = Problem(lambda a: smooth(a) * (3.0 if a.widths[1] == 12 else 1.0), space, budget)
+        found = search_rounds(problem.task(num_measurements=90, num_rounds=3, initial_share=0.6, shrinks=True))
+        removed = [(record.round, each) for record in found.rounds for each in record.removed]
+        for round_number, each in removed:
+            later = [c for c in problem.candidates if c.round >= round_number and each.partner is None]
+            assert all(c.architecture.widths[each.module] != each.width for c in later)
+
+
+def noise(architecture):
+    return float(np.random.default_rng(int(architecture.key, 16)).lognormal())

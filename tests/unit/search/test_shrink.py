@@ -7,10 +7,19 @@ import pytest
 
 from planted import BUDGET, SPACE
 from secateur.predictor.gaussian_process import fit_gaussian_process
+from secateur.predictor.protocol import Pairs
 from secateur.search import shrink as module
 from secateur.search.shrink import priced, residual_deviation, shrink
+from secateur.space.encoding import FeatureLayout
 from secateur.space.sampling import sample_architectures
 from secateur.space.smaller_space import SmallerSpace
+
+LAYOUT = FeatureLayout(
+    names=tuple(f"kept.{module}" for module in range(SPACE.num_modules)),
+    monotone=(-1,) * SPACE.num_modules,
+    blocks={"kept": slice(0, SPACE.num_modules)},
+    additive=(),
+)
 
 WHOLE = SmallerSpace.of(SPACE)
 WIDEST = 8
@@ -77,7 +86,7 @@ class TestWhatLeaves:
     def test_next_to_nothing_where_a_predictor_learned_that_from_noisy_measurements(self, band, seed):
         measured = band[:100]
         log_kl = price_of_width(measured) + 0.3 * np.random.default_rng(seed).normal(size=100)
-        predictor = fit_gaussian_process(measured.astype(float), np.exp(log_kl))
+        predictor = fit_gaussian_process(Pairs(LAYOUT, measured.astype(float), np.exp(log_kl)), seed)
         smaller = shrink(
             SPACE,
             BUDGET,

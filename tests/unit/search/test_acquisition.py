@@ -31,6 +31,9 @@ def test_of_two_that_are_predicted_alike_the_less_known_promises_more():
 class Known:
     """Says the first feature, and doubts by the second."""
 
+    out_of_fold = np.zeros(0)
+    interval = explain = None
+
     def predict(self, features):
         return features[:, 0]
 

@@ -26,7 +26,10 @@ def show_run(root: Path, top: int) -> list[RenderableType]:
     if not folder.database.is_file():
         raise RunFolderError(f"{root} holds no run (no run.db); give a folder that `secateur prune` made")
     with RunStore(folder.database) as store:
-        parts: list[RenderableType] = [_stages(store), _rounds(store), _candidates(store, top)]
+        parts: list[RenderableType] = [_stages(store), _rounds(store)]
+        if any(record.removed for record in _round_records(store)):
+            parts.append(_removed(store))
+        parts.append(_candidates(store, top))
     if folder.front.is_file():
         parts.append(front_table(Front.model_validate_json(folder.front.read_text())))
     if folder.report.is_file():
@@ -64,23 +67,48 @@ def _rounds(store: RunStore) -> Table:
         "tau",
         "parameter count alone",
         "reconstruction error alone",
+        "sensitivities alone",
+        "in 90 % interval",
         "best KL after",
     ):
         table.add_column(title, justify="right")
-    for row in store.stages():
-        if row.name.startswith("round "):
-            record = RoundRecord.model_validate(row.payload)
-            quality = record.quality
-            table.add_row(
-                str(record.round),
-                quality.predictor.replace("_", " "),
-                str(quality.num_pairs),
-                f"{quality.kendall_tau:.3f}",
-                f"{quality.kendall_tau_reduction_only:.3f}",
-                f"{quality.kendall_tau_error_only:.3f}",
-                f"{record.best_kl:.4f}",
-            )
+    for record in _round_records(store):
+        quality = record.quality
+        sensed = quality.kendall_tau_sensitivity_only
+        table.add_row(
+            str(record.round),
+            "none: neighbours" if record.fell_back else quality.predictor.replace("_", " "),
+            str(quality.num_pairs),
+            f"{quality.kendall_tau:.3f}",
+            f"{quality.kendall_tau_reduction_only:.3f}",
+            f"{quality.kendall_tau_error_only:.3f}",
+            "-" if sensed is None else f"{sensed:.3f}",
+            "-" if record.covered is None else f"{record.covered:.0%}",
+            f"{record.best_kl:.4f}",
+        )
     return table
+
+
+def _removed(store: RunStore) -> Table:
+    """What left the search space, and why."""
+    table = _table("left the search space: harm at a fixed budget, log KL, as predicted")
+    for title in ("round", "choice", "together with", "mean effect", "at least", "architectures"):
+        table.add_column(title)
+    for each in (removed for record in _round_records(store) for removed in record.removed):
+        partner = each.partner
+        table.add_row(
+            str(each.round),
+            f"layer {each.layer} {each.kind.value} at {each.width}",
+            f"layer {partner.layer} {partner.kind.value} at {partner.width}" if partner else "",
+            f"{each.mean_effect:.3f}",
+            f"{each.low:.3f}",
+            str(each.num_samples),
+        )
+    return table
+
+
+def _round_records(store: RunStore) -> list[RoundRecord]:
+    return [RoundRecord.model_validate(row.payload) for row in store.stages() if row.name.startswith("round ")]
 
 
 def _candidates(store: RunStore, top: int) -> Table:

@@ -127,6 +127,15 @@ def summary_lines(report: Report) -> list[str]:
             f"{quality.kendall_tau_reduction_only:.2f}, reconstruction error alone "
             f"{quality.kendall_tau_error_only:.2f})"
         )
+        fallen = [str(record.round) for record in report.rounds if record.fell_back]
+        if fallen:
+            lines.append(
+                f"in rounds {', '.join(fallen)} the predictor ranked no better than noise could: the search fell back to "
+                "the measured ranking, and to neighbours of the best"
+            )
+        removed = sum(len(record.removed) for record in report.rounds)
+        if removed:
+            lines.append(f"{removed} choices left the search space; `secateur show` says which and why")
     if report.paper:
         paper = report.paper.quality
         lines.append(

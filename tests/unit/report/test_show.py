@@ -4,11 +4,13 @@ import pytest
 from rich.console import Console
 
 from secateur.errors import RunFolderError
+from secateur.model.shape import BlockKind
 from secateur.report.show import show_run
 from secateur.runs.folder import RunFolder
 from secateur.runs.store import RunStore
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement
+from secateur.space.smaller_space import Removed
 
 
 @pytest.fixture
@@ -97,3 +99,24 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunFolderError, match="holds no run"):
         show_run(tmp_path, 10)
     assert list(tmp_path.iterdir()) == [], "looking leaves no database behind"
+
+
+def test_what_left_the_search_space_is_shown_with_its_reason(root, report):
+    assert "left the search space" not in printed(root)
+    removed = Removed(
+        module=3, layer=1, kind=BlockKind.MLP, width=0, order=1, mean_effect=0.31, low=0.12, num_samples=40, round=2
+    )
+    second = report.rounds[0].model_copy(update={"round": 2, "removed": (removed,)})
+    with RunStore(RunFolder(root).database) as store:
+        store.end_stage("round 2", 0.0, second.model_dump(mode="json"))
+    text = printed(root)
+    assert "left the search space" in text
+    assert "layer 1 mlp at 0" in text
+    assert "0.310" in text
+
+
+def test_a_round_whose_predictor_was_not_trusted_says_what_was_measured_instead(root, report):
+    fallen = report.rounds[0].model_copy(update={"round": 2, "fell_back": True})
+    with RunStore(RunFolder(root).database) as store:
+        store.end_stage("round 2", 0.0, fallen.model_dump(mode="json"))
+    assert "none: neighbours" in printed(root)

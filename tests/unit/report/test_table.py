@@ -100,3 +100,11 @@ class TestOtherBudgets:
         alone = report.model_copy(update={"budget": (self.KEEP,)})
         assert summary_lines(alone) == summary_lines(report)
         assert budget_title(alone) == "at 0.6 of its decoder parameters"
+
+
+def test_a_predictor_that_was_not_trusted_is_owned_up_to(report):
+    first = report.rounds[0]
+    rounds = (first, first.model_copy(update={"round": 2, "fell_back": True}))
+    lines = summary_lines(report.model_copy(update={"rounds": rounds}))
+    assert any("in rounds 2 the predictor ranked no better than noise" in line for line in lines)
+    assert not any("noise" in line for line in summary_lines(report))

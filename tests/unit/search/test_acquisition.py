@@ -32,7 +32,12 @@ class Known:
     """Says the first feature, and doubts by the second."""
 
     out_of_fold = np.zeros(0)
-    interval = explain = None
+
+    def interval(self, features, confidence=0.9):
+        raise NotImplementedError
+
+    def explain(self, features):
+        raise NotImplementedError
 
     def predict(self, features):
         return features[:, 0]

@@ -42,7 +42,10 @@ def measure_sensitivities(task: SearchTask, centres: dict[Levels, str], count: i
         Nothing where the measurements do not suffice; sensitivities of each centre whose own measurement succeeded.
     """
     free = sum(len(options) > 1 for options in task.space.options)
-    used = dict(list(centres.items())[: count // max(FEWEST_WIDTHS * free + 1, 1)])
+    # The first of each name: features are called by it.
+    by_name = {name: levels for levels, name in reversed(centres.items())}
+    first = [levels for levels, name in centres.items() if by_name[name] == levels]
+    used = {levels: centres[levels] for levels in first[: count // (FEWEST_WIDTHS * free + 1)]}
     if not used:
         return Sensed()
     per_module = (count // len(used) - 1) // free

@@ -16,7 +16,8 @@ FEATURE_VERSION = 2
 # Far from the centre the losses of the modules may take off more than there is; the sum stays a positive loss.
 SMALLEST_SUM = 0.1
 
-Table = tuple[Float[np.ndarray, " options"], ...]
+# One array per module, which differ in their number of options.
+Table = tuple[Float[np.ndarray, "_"], ...]
 
 
 @dataclass(frozen=True)

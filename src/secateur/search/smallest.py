@@ -5,7 +5,7 @@ predictor of the loss over a range of sizes says which small architectures will 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from secateur.search.propose_sizes import Aim, propose, variations
 from secateur.search.rounds import FEWEST_PAIRS, fit_to_learn_from
 from secateur.search.sizes import SizeAxis
 from secateur.search.task import Found, RoundRecord, SearchTask, ranked
-from secateur.search.verification import Predicted, Prospect
+from secateur.search.verification import Predicted, Prospect, Verification, correction
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.encoding import FeatureSource, FeatureTable, by_option, feature_table
 from secateur.space.search_space import Levels
@@ -39,8 +39,10 @@ LEAST_RANGE = 0.04
 # Drops below this share of the limit are all the same to a predictor: the model may even be better than dense there.
 FLOOR = 0.05
 CONFIDENCE = 0.9
-# Below it a reconstruction on more text may bring what is measured here; it is worth knowing what lies there.
-BEYOND = math.log(1.25)
+# How far beyond the limit is looked too: a prediction may be wrong in either direction.
+BEYOND = math.log(1.1)
+# One model says no more of all others than this, as a log ratio.
+MOST_CORRECTED = math.log(2)
 
 
 class Drops:
@@ -54,7 +56,12 @@ class Drops:
         return math.log(max(measurement.targets[BOUND] / self.limit, FLOOR))
 
 
-def search_smallest(task: SearchTask, axis: SizeAxis, limit: float, *, reconstructed: bool = False) -> Found:
+def search_smallest(
+    task: SearchTask,
+    axis: SizeAxis,
+    limit: float,
+    verify: Callable[[Prospect, Measurement], Verification] | None = None,
+) -> Found:
     """Measure small architectures whose drop may hold.
 
     Everything is measured in one way, after reconstruction where there is one: slices tell good from bad at one size
@@ -64,18 +71,23 @@ def search_smallest(task: SearchTask, axis: SizeAxis, limit: float, *, reconstru
     Args:
         axis: What is to be small.
         limit: Of the drop, in the unit of the measured bounds.
-        reconstructed: What the task measures is measured after sequential reconstruction.
+        verify: Makes a prospect as the result would be, and measures it; given where the task measures after sequential
+            reconstruction, on less text than the result has. It is asked once, after the probe: the factor between the
+            two says which drop to look for.
 
     Returns:
-        Found with a prospect per measurement inside the other limits; finalists are those whose bound holds, smallest
-        first, else all by their bound.
+        Found with a prospect per measurement inside the other limits; finalists are those whose bound is expected to
+        hold, smallest first, then the others by their bound.
 
     Source:
         Auto-PruMUX (arXiv 2305.14706) fits quality and speed over a grid and takes the fastest setting whose predicted
         quality holds. Here the grid is the space of architectures, and what is predicted is measured before it counts.
     """
-    search = _Search(task, axis, Drops(limit), reconstructed)
+    search = _Search(task, axis, Drops(limit), verify is not None)
     search.probe()
+    if verify is not None:
+        search.calibrate(verify)
+    search.choose_range()
     search.fill(min(task.num_measurements, max(FEWEST_PAIRS, round(task.num_measurements * task.initial_share))))
     for number in range(1, task.num_rounds + 1):
         left = task.num_measurements - len(search.measured)
@@ -95,6 +107,8 @@ class _Search:
         self.rounds: list[RoundRecord] = []
         self.optima: list[Levels] = []
         self.range = (axis.smallest, 1.0)
+        # The drop that is looked for, as a log ratio to the limit.
+        self.aim = 0.0
         source = FeatureSource(task.space, by_option(task.space, task.errors))
         self.table: FeatureTable = feature_table(source, FEATURES)
 
@@ -108,6 +122,18 @@ class _Search:
             if min((abs(crossing - share) for share in tried), default=1.0) < LEAST_RANGE / 4:
                 crossing = (crossing + min((share for share in [*tried, 1.0] if share > crossing), default=1.0)) / 2
             self.measure(self._optima([crossing]), "additive", 0)
+
+    def calibrate(self, verify: Callable[[Prospect, Measurement], Verification]) -> None:
+        """Let the probe that is nearest to the limit be made, and learn what the search's drops are worth."""
+        probed = [m for m in ranked(self.measured) if self.axis.share(self._levels(m)) < 1]
+        if probed:
+            nearest = min(probed, key=lambda m: (abs(self.drops.of(m)), m.architecture.key))
+            self.aim = -min(
+                max(correction([verify(self._prospect(nearest), nearest)]), -MOST_CORRECTED), MOST_CORRECTED
+            )
+
+    def choose_range(self) -> None:
+        """Say at which sizes is searched."""
         low, high = self.crossing(math.log(RANGE[1])), self.crossing(math.log(RANGE[0]))
         slack = max(0.0, LEAST_RANGE - (high - low)) / 2
         self.range = (max(low - slack, self.axis.smallest), min(high + slack, 1.0))
@@ -199,14 +225,14 @@ class _Search:
             return predictor.interval(self.table.features(rows), CONFIDENCE).high
 
         return [
-            Aim("pessimistic", pessimistic, 0.0, 0.25),
-            Aim("predicted", mean, 0.0, 0.5),
-            Aim("beyond", mean, BEYOND, 0.25),
+            Aim("pessimistic", pessimistic, self.aim, 0.25),
+            Aim("predicted", mean, self.aim, 0.5),
+            Aim("beyond", mean, self.aim + BEYOND, 0.25),
         ]
 
     def _widen(self) -> None:
         """Let the range follow what was found: its small end stays below the smallest that holds."""
-        holding = [self.axis.share(self._levels(m)) for m in ranked(self.measured) if self.drops.of(m) <= 0]
+        holding = [self.axis.share(self._levels(m)) for m in ranked(self.measured) if self.drops.of(m) <= self.aim]
         low, high = self.range
         if holding and min(holding) - low < LEAST_RANGE / 2:
             self.range = (max(min(holding) - LEAST_RANGE / 2, self.axis.smallest), high)
@@ -248,7 +274,7 @@ class _Search:
     def _by_promise(self) -> list[Measurement]:
         """Those that hold, smallest first, then the others, lowest drop first."""
         good = ranked(self.measured)
-        holding = [m for m in good if self.drops.of(m) <= 0 and self.axis.allows(self._levels(m))]
+        holding = [m for m in good if self.drops.of(m) <= self.aim and self.axis.allows(self._levels(m))]
         holding.sort(key=lambda m: (self.axis.share(self._levels(m)), m.architecture.key))
         kept = {m.architecture.key for m in holding}
         others = sorted((m for m in good if m.architecture.key not in kept), key=self.drops.of)
@@ -264,20 +290,19 @@ class _Search:
         return sum(inside) / len(inside)
 
     def found(self) -> Found:
-        prospects = [
-            Prospect(
-                architecture=m.architecture,
-                share=self.axis.share(self._levels(m)),
-                searched=self.drops.limit * math.exp(self.drops.of(m)),
-                predicted=self.predicted.get(m.architecture.key),
-            )
-            for m in ranked(self.measured)
-            if self.axis.allows(self._levels(m))
-        ]
+        prospects = [self._prospect(m) for m in ranked(self.measured) if self.axis.allows(self._levels(m))]
         return Found(
             self.measured,
             self._by_promise(),
             tuple(self.rounds),
             reconstructed=self.reconstructed,
             prospects=tuple(prospects),
+        )
+
+    def _prospect(self, measurement: Measurement) -> Prospect:
+        return Prospect(
+            architecture=measurement.architecture,
+            share=self.axis.share(self._levels(measurement)),
+            searched=self.drops.limit * math.exp(self.drops.of(measurement)),
+            predicted=self.predicted.get(measurement.architecture.key),
         )

@@ -60,8 +60,8 @@ def next_to_verify(
     """Give the smallest prospect that is expected to hold, smaller than what holds already.
 
     The search measures with less calibration text than the result is made with, so the two differ by a factor that
-    hardly depends on the architecture. It is taken from what has been verified: the mean while all held, the worst
-    otherwise. The first that is verified needs none, for its bound is pessimistic.
+    hardly depends on the architecture. It is taken from what has been verified (`correction`). Without any there is
+    none to take, and none is needed: the bound is pessimistic.
 
     Args:
         most: Verifications in all.
@@ -77,17 +77,20 @@ def next_to_verify(
     if best is not None:
         smaller = [each for each in left if each.share <= best.prospect.share - LEAST_GAIN]
         return _smallest_within(smaller, factor, limit)
-    safe = _smallest_within(left, factor + STEP_BACK * len(verified), limit)
+    safe = _smallest_within(left, factor + STEP_BACK * max(len(verified) - 1, 0), limit)
     # Where nothing promises to hold, what loses least.
     return safe or min(left, key=lambda each: (each.searched, each.share), default=None)
 
 
 def correction(verified: Sequence[Verification]) -> float:
-    """Give the logarithm of the factor from a bound in the search to a verified one."""
+    """Give the logarithm of the factor from a bound in the search to a verified one.
+
+    It is the mean, or the worst where one has failed that the first had promised would hold.
+    """
     factors = [math.log(max(each.bound, 1e-12) / each.prospect.searched) for each in verified]
     if not factors:
         return 0.0
-    return sum(factors) / len(factors) if all(each.held for each in verified) else max(factors)
+    return sum(factors) / len(factors) if all(each.held for each in verified[1:]) else max(factors)
 
 
 def _smallest_within(prospects: Sequence[Prospect], factor: float, limit: float) -> Prospect | None:

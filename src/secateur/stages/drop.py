@@ -20,7 +20,7 @@ from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank
 from secateur.pruning.sequence import DenseStreams
 from secateur.report.record import Choice, DropRecord
-from secateur.runs.progress import StageClock, stage_clock
+from secateur.runs.progress import StageClock, silent, stage_clock
 from secateur.search.sizes import SizeAxis
 from secateur.search.smallest import BOUND, search_smallest
 from secateur.search.task import Found, SearchTask
@@ -106,7 +106,11 @@ def smallest_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
             run, space, bank, lambda batch: measure_batch(run, protocol, measure_one, batch, clock, lowest=False)
         )
         axis = SizeAxis.of(space, run.inputs.budget)
-        found = search_smallest(task, axis, meter.drop.limit, reconstructed=protocol.reconstructed_on > 0)
+
+        def verify(prospect: Prospect, measurement: Measurement) -> Verification:
+            return verified(run, bank, meter, prospect, measurement, 1, reconstructed_before=True)[0]
+
+        found = search_smallest(task, axis, meter.drop.limit, verify if protocol.reconstructed_on else None)
         smallest = found.finalists[0]
         share = axis.share(space.levels(smallest.architecture))
         clock.note = f"{share:.3f} of the size at a bound of {meter.drop.written(smallest.targets[BOUND]):.4f}"
@@ -159,10 +163,58 @@ def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Proto
     return protocol, measure_one
 
 
-def verify_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedModel, Choice]:
+Made = tuple[PreTrainedModel, Choice]
+
+
+def verified(
+    run: Run,
+    bank: WeightBank,
+    meter: DropMeter,
+    prospect: Prospect,
+    measurement: Measurement,
+    number: int,
+    *,
+    reconstructed_before: bool,
+) -> tuple[Verification, Made | None]:
+    """Make a prospect as the result would be, and measure it; stored, and not done again once it is.
+
+    Returns:
+        The model too, where it was made now.
+    """
+    name = f"verification {number}"
+    known = run.store.stage(name)
+    if known is not None:
+        return Verification.model_validate(known.payload), None
+    start = time.perf_counter()
+    made = _made(run, bank, measurement, reconstructed_before=reconstructed_before)
+    _, differences = meter.of_model(made[0])
+    bound = meter.bound(differences)
+    verification = Verification(
+        prospect=prospect,
+        drop=float(differences.double().mean()),
+        bound=bound,
+        held=bool(bound <= meter.drop.limit),
+    )
+    run.store.end_stage(name, time.perf_counter() - start, verification.model_dump(mode="json"))
+    return verification, made
+
+
+def _made(run: Run, bank: WeightBank, measurement: Measurement, *, reconstructed_before: bool) -> Made:
+    clock = StageClock("prune", silent)
+    return cut_best(run, bank, [measurement], clock, reconstructed_before=reconstructed_before)
+
+
+def stored_verifications(run: Run) -> list[Verification]:
+    """Give what has been verified, in order."""
+    return [
+        Verification.model_validate(row.payload) for row in run.store.stages() if row.name.startswith("verification ")
+    ]
+
+
+def verify_stage(run: Run, bank: WeightBank, found: Found) -> Made:
     """Make and measure prospects, at most as many as `drop.verifications` says; the smallest that holds is the result.
 
-    Every verification is stored before the next, and decides what the next is.
+    Every verification is stored before the next, and decides what the next is. The search may have made the first.
 
     Raises:
         BudgetError: None holds.
@@ -171,34 +223,25 @@ def verify_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMo
         meter = DropMeter.of(run, Role.SELECTION)
         limit, most = meter.drop.limit, run.config.drop.verifications
         measured = {m.architecture.key: m for m in found.measurements}
-        verified: list[Verification] = []
-        made: tuple[PreTrainedModel, Choice] | None = None
-
-        def cut(prospect: Prospect) -> tuple[PreTrainedModel, Choice]:
+        done = stored_verifications(run)
+        made: Made | None = None
+        while (prospect := next_to_verify(found.prospects, done, limit, most)) is not None:
             measurement = measured[prospect.architecture.key]
-            silent = StageClock("prune", lambda _event: None)
-            return cut_best(run, bank, [measurement], silent, reconstructed_before=found.reconstructed)
-
-        while (prospect := next_to_verify(found.prospects, verified, limit, most)) is not None:
-            name = f"verification {len(verified) + 1}"
-            known = run.store.stage(name)
-            if known is not None:
-                verified.append(Verification.model_validate(known.payload))
-            else:
-                start = time.perf_counter()
-                new = cut(prospect)
-                verified.append(_verification(meter, prospect, new[0]))
-                run.store.end_stage(name, time.perf_counter() - start, verified[-1].model_dump(mode="json"))
-                if smallest_held(verified) == verified[-1]:
-                    made = new
+            verification, new = verified(
+                run, bank, meter, prospect, measurement, len(done) + 1, reconstructed_before=found.reconstructed
+            )
+            done.append(verification)
+            if smallest_held(done) == verification:
+                made = new
             clock.advance()
-        best = smallest_held(verified)
+        best = smallest_held(done)
         if best is None:
-            raise BudgetError(_nothing_holds(meter.drop, verified))
+            raise BudgetError(_nothing_holds(meter.drop, done))
         if made is None or made[1].architecture != best.prospect.architecture:
-            made = cut(best.prospect)
+            measurement = measured[best.prospect.architecture.key]
+            made = _made(run, bank, measurement, reconstructed_before=found.reconstructed)
         clock.note = (
-            f"{best.prospect.share:.3f} of the size, verified {len(verified)} times, bound "
+            f"{best.prospect.share:.3f} of the size, verified {len(done)} times, bound "
             f"{meter.drop.written(best.bound):.4f}"
         )
     spent = sum(row.seconds for row in run.store.stages() if row.name.startswith("verification "))
@@ -206,27 +249,16 @@ def verify_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMo
     return made
 
 
-def _verification(meter: DropMeter, prospect: Prospect, model: PreTrainedModel) -> Verification:
-    _, differences = meter.of_model(model)
-    bound = meter.bound(differences)
-    return Verification(
-        prospect=prospect,
-        drop=float(differences.double().mean()),
-        bound=bound,
-        held=bool(bound <= meter.drop.limit),
-    )
-
-
-def _nothing_holds(drop: Drop, verified: list[Verification]) -> str:
+def _nothing_holds(drop: Drop, done: list[Verification]) -> str:
     """Say how near the nearest came."""
     tail = "allow more, or give more selection text (data.selection_tokens), which narrows the bound"
     if drop.metric == "accuracy":
         tail = "allow more, or ask more questions (drop.questions), which narrows the bound"
-    if not verified:
+    if not done:
         return f"--max-drop: nothing smaller than the dense model could be measured; {tail}"
-    nearest = min(verified, key=lambda each: each.bound)
+    nearest = min(done, key=lambda each: each.bound)
     return (
-        f"--max-drop: nothing smaller than the dense model holds: of {len(verified)} verified the nearest, with "
+        f"--max-drop: nothing smaller than the dense model holds: of {len(done)} verified the nearest, with "
         f"{nearest.prospect.share:.3f} of its size, loses {drop.written(nearest.drop):.4g} in {drop.metric}, "
         f"{drop.written(nearest.bound):.4g} at the bound, and {drop.most:.4g} may be lost; {tail}"
     )
@@ -237,10 +269,8 @@ def drop_record(run: Run, pruned: PreTrainedModel) -> DropRecord | None:
     drop = run.config.budget.max_drop
     if drop is None:
         return None
-    verified = [
-        Verification.model_validate(row.payload) for row in run.store.stages() if row.name.startswith("verification ")
-    ]
-    best = smallest_held(verified)
+    done = stored_verifications(run)
+    best = smallest_held(done)
     assert best is not None, "a run without one that holds has ended before"
     _, differences = DropMeter.of(run, Role.EVALUATION).of_model(pruned)
     evaluation = drop.written(float(differences.double().mean()))
@@ -253,5 +283,5 @@ def drop_record(run: Run, pruned: PreTrainedModel) -> DropRecord | None:
         selection_bound=drop.written(best.bound),
         evaluation=evaluation,
         held=evaluation <= drop.most,
-        verifications=tuple(each.written(drop.written) for each in verified),
+        verifications=tuple(each.written(drop.written) for each in done),
     )

@@ -8,6 +8,7 @@ import pytest
 from planted import BUDGET, SHAPE, SPACE, Problem
 from secateur.search.sizes import SizeAxis, open_budget
 from secateur.search.smallest import BOUND, search_smallest
+from secateur.search.verification import Verification
 from secateur.space.cost import COSTS
 
 LIMIT = 0.3
@@ -106,6 +107,25 @@ def test_without_a_predictor_to_trust_neighbours_of_the_best_are_measured():
     found = noise.search(num_measurements=32, num_rounds=1)
     assert any(record.fell_back for record in found.rounds)
     assert any(c.origin == "offspring" for c in noise.candidates)
+
+
+def test_what_a_made_model_loses_more_than_was_measured_is_kept_away_from_the_limit():
+    """One probe is made; it loses half as much again, so that two thirds of the limit are looked for."""
+    asked = []
+
+    def verify(prospect, measurement):
+        asked.append(measurement)
+        bound = 1.5 * prospect.searched
+        return Verification(prospect=prospect, drop=bound, bound=bound, held=bound <= LIMIT)
+
+    problem = Sized()
+    found = search_smallest(problem.task(num_measurements=60, predictor="gaussian_process"), AXIS, LIMIT, verify)
+    assert len(asked) == 1
+    assert found.reconstructed
+    best = found.finalists[0]
+    assert loss(best.architecture) <= LIMIT / 1.5
+    wanted = smallest_within(LIMIT / 1.5)
+    assert wanted - 1e-3 <= AXIS.share(SPACE.levels(best.architecture)) <= wanted + 2.5 * STEP
 
 
 class TestSizes:

@@ -66,7 +66,9 @@ def test_it_is_said_in_words(dropped: Finished) -> None:
     assert [point["chosen"] for point in front["points"]].count(True) == 1
 
 
-@pytest.mark.parametrize(("stage", "kind", "done"), [("search", "advanced", 20), ("prune", "ended", 1)])
+@pytest.mark.parametrize(
+    ("stage", "kind", "done"), [pytest.param("search", "advanced", 20, marks=pytest.mark.slow), ("prune", "ended", 1)]
+)
 def test_a_killed_run_goes_on_and_ends_the_same(
     small_config: RunConfig, dropped: Finished, tmp_path: Path, stage: str, kind: str, done: int
 ) -> None:

@@ -1,10 +1,10 @@
 """How often a promised drop holds on windows that chose nothing, and how near the model is to the smallest that could.
 
     python benchmarks/max_drop.py MODEL --data TEXT [--limit 5% --limit 20% --limit 50%] [--seeds 10] [--quick]
-    ... [--set section.field=value ...] [--name stories260k] [--no-sweep]
+    ... [--set section.field=value ...] [--sweep-set section.field=value ...] [--name stories260k] [--no-sweep]
 
 One run per limit and seed: what it kept, and the drop on the evaluation windows. The sweep is the ordinary search and
-prune at one share after another, with the same settings and the first seed: the smallest share whose drop on the
+prune at one share after another, with the same settings but for those of --sweep-set, and the first seed: the smallest share whose drop on the
 EVALUATION windows is within the limit, which no run could know. Only what is kept of it counts: a sweep that looks at
 evaluation windows to choose is a yardstick, not a method. Calibration is shared by runs of a seed.
 
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--limit", action="append")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--set", action="append", default=[], dest="assignments")
+    parser.add_argument("--sweep-set", action="append", default=[], dest="sweep_assignments")
     parser.add_argument("--name")
     parser.add_argument("--no-sweep", action="store_true")
     parser.add_argument("--quick", action="store_true")
@@ -155,11 +156,12 @@ def main() -> None:
         "model": Path(arguments.model).name,
         "data": [Path(source).name for source in arguments.data] or ["demo"],
         "settings": settings,
+        "sweep_settings": arguments.sweep_assignments,
         "runs": [],
         "sweep": [],
         "smallest": {},
     }
-    if begun.get("settings") == settings:
+    if [begun.get(part) for part in ("settings", "sweep_settings")] == [settings, arguments.sweep_assignments]:
         record |= {part: begun[part] for part in ("runs", "sweep", "smallest")}
     RESULTS.mkdir(exist_ok=True)
 
@@ -167,10 +169,11 @@ def main() -> None:
         path.write_text(json.dumps(record, indent=1) + "\n")
 
     def config_of(seed: int, budget: dict[str, Any]) -> RunConfig:
+        changes = arguments.sweep_assignments if "keep" in budget else []
         layers: list[dict[str, Any]] = [
             {"seed": seed, "model": {"name": arguments.model}, "budget": budget, "baselines": {"uniform": False}},
             *([{"data": {"sources": arguments.data}}] if arguments.data else []),
-            *map(parse_assignment, settings),
+            *map(parse_assignment, [*settings, *changes]),
         ]
         return resolve(build_config(layers))
 

@@ -4,9 +4,9 @@
     ... [--set section.field=value ...] [--sweep-set section.field=value ...] [--name stories260k] [--no-sweep]
 
 One run per limit and seed: what it kept, and the drop on the evaluation windows. The sweep is the ordinary search and
-prune at one share after another, with the same settings but for those of --sweep-set, and the first seed: the smallest share whose drop on the
-EVALUATION windows is within the limit, which no run could know. Only what is kept of it counts: a sweep that looks at
-evaluation windows to choose is a yardstick, not a method. Calibration is shared by runs of a seed.
+prune at one share after another, with the same settings but for those of --sweep-set, and the first seed: the smallest
+share whose drop on the EVALUATION windows is within the limit, which no run could know. It chooses by those windows:
+a yardstick, not a method. Calibration is shared by runs of a seed.
 
 Writes `benchmarks/results/max-drop-NAME.json` after every run, goes on with what is there, and prints the table.
 """

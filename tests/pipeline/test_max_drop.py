@@ -135,3 +135,27 @@ def test_the_command_line_ends_with_what_was_lost(invoke: Invoke, small_config: 
     assert "of the flops per token kept" in result.stdout
     (root,) = (tmp_path / "runs").iterdir()
     assert root.name.endswith("-drop-60pct-flops")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A subject of sixty questions in MMLU's format."""
+    folder = tmp_path / "questions"
+    (folder / "test").mkdir(parents=True)
+    rows = [f"Which is number {n}?,one {n},two,three {n % 7},four,{'ABCD'[n % 4]}" for n in range(60)]
+    (folder / "test" / "numbers_test.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_accuracy_is_lost_on_questions_and_reported_on_others(
+    small_config: RunConfig, tmp_path: Path, questions: Path
+) -> None:
+    asked = {"multiple_choice": str(questions), "questions": 20, "shots": 0}
+    changes = {"budget": {"max_drop": "accuracy=60%"}, "drop": asked, "search": {"measurements": 25, "rounds": 1}}
+    finished = finish(dropping(small_config, changes), tmp_path / "run")
+    drop = finished.report.drop
+    assert drop is not None
+    assert drop.selection <= drop.selection_bound <= 0.6
+    assert drop.evaluation * 20 == pytest.approx(round(drop.evaluation * 20)), "a share of twenty questions"
+    assert {"questions, selection", "questions, evaluation"} <= set(finished.report.fingerprints)
+    assert "(limit 60 points) on the evaluation questions" in drop_lines(drop)[0]

@@ -57,6 +57,13 @@ def prune_command(
         list[str] | None,
         typer.Option(help="prefill=MS for a prompt, decode=MS or MS per generated token, on this device; twice."),
     ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(help="As small as quality allows: 5% (perplexity may rise), kl=0.05 (nats) or accuracy=2%."),
+    ] = None,
+    minimize: Annotated[
+        str | None, typer.Option(help="What --max-drop makes small: params, flops, kv-cache-bytes, prefill or decode.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-BUDGET if not given.")] = None,
     data: DataOption = None,
     groups: GroupsOption = None,
@@ -88,6 +95,8 @@ def prune_command(
             "max_params": max_params,
             "max_flops": max_flops,
             "max_kv_cache_bytes": max_kv_cache_bytes,
+            "max_drop": max_drop,
+            "minimize": minimize,
         }
         limits |= parse_latencies(max_latency_ms or [])
         layers.append({"budget": {name: limit for name, limit in limits.items() if limit is not None}})

@@ -45,6 +45,16 @@ class DataConfig(Record):
     group_tokens: int = Field(8_192, ge=1, description="selection tokens of each group, at most this many")
 
 
+class DropConfig(Record):
+    """How it is made sure that a drop holds; only with `budget.max_drop`."""
+
+    verifications: int = Field(6, ge=1, le=6, description="models cut as the result would be, and measured; at most")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="with which the drop holds on text like the selection's")
+    multiple_choice: str | None = Field(None, description="of accuracy: folder with dev/ and test/ in MMLU's format")
+    questions: int = Field(114, ge=2, description="of it, to select by, spread over its subjects; as many to evaluate")
+    shots: int = Field(5, ge=0, description="solved examples before each question")
+
+
 class LatencyConfig(Record):
     """How the table of layer shapes is timed; only where the budget limits latency."""
 
@@ -174,6 +184,7 @@ class RunConfig(Record):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     budget: BudgetConfig = BudgetConfig()
+    drop: DropConfig = DropConfig()
     latency: LatencyConfig = LatencyConfig()
     pruning: PruningConfig = PruningConfig()
     space: SpaceConfig = SpaceConfig()
@@ -221,8 +232,8 @@ def resolve(config: RunConfig) -> RunConfig:
         )
     data = _renamed_data(data, _absolute)
     model = config.model.model_copy(update={"name": _absolute(config.model.name)})
-    paper = _renamed_paper(config.paper, _absolute)
-    return config.model_copy(update={"data": data, "model": model, "paper": paper})
+    questions = _renamed_questions(config, _absolute)
+    return config.model_copy(update={"data": data, "model": model} | questions)
 
 
 def _renamed_data(data: DataConfig, rename: Callable[[str], str]) -> DataConfig:
@@ -230,9 +241,18 @@ def _renamed_data(data: DataConfig, rename: Callable[[str], str]) -> DataConfig:
     return data.model_copy(update=names | {"groups": {name: rename(source) for name, source in data.groups.items()}})
 
 
-def _renamed_paper(paper: PaperConfig, rename: Callable[[str], str]) -> PaperConfig:
-    folder = rename(paper.multiple_choice) if paper.multiple_choice else None
-    return paper.model_copy(update={"perplexity": tuple(map(rename, paper.perplexity)), "multiple_choice": folder})
+def _renamed_questions(config: RunConfig, rename: Callable[[str], str]) -> dict[str, Any]:
+    """Rename the texts and folders of questions that `paper` and `drop` name; give both sections."""
+    paper, drop = config.paper, config.drop
+    texts = {"perplexity": tuple(map(rename, paper.perplexity))}
+
+    def folder(name: str | None) -> dict[str, str | None]:
+        return {"multiple_choice": rename(name) if name else None}
+
+    return {
+        "paper": paper.model_copy(update=texts | folder(paper.multiple_choice)),
+        "drop": drop.model_copy(update=folder(drop.multiple_choice)),
+    }
 
 
 def _absolute(name: str) -> str:
@@ -325,8 +345,8 @@ def without_folders(config: RunConfig) -> RunConfig:
     """Shorten local paths to their last part: what is published must not tell how somebody's disk is laid out."""
     data = _renamed_data(config.data, _last_part)
     model = config.model.model_copy(update={"name": _last_part(config.model.name)})
-    paper = _renamed_paper(config.paper, _last_part)
-    return config.model_copy(update={"data": data, "model": model, "paper": paper})
+    questions = _renamed_questions(config, _last_part)
+    return config.model_copy(update={"data": data, "model": model} | questions)
 
 
 def _last_part(name: str) -> str:

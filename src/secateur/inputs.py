@@ -16,9 +16,10 @@ from secateur.data import (
     read_rows,
 )
 from secateur.demo import decoder_path
+from secateur.drop_inputs import drop_budget, load_drop_questions, refuse_drop
 from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError, suggestion
 from secateur.evaluation.latency import measure_latency
-from secateur.evaluation.multiple_choice import ChoiceSet, choose_questions, read_questions
+from secateur.evaluation.multiple_choice import ChoiceSet, load_choices
 from secateur.model.loading import DenseModel, load_dense
 from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.model.walk import DecoderWalk
@@ -37,8 +38,6 @@ from secateur.space.search_space import SearchSpace, define_space
 
 # The paper's perplexities are those of the protocol ppl-128.
 PAPER_SEQUENCE_LENGTH = 128
-# The context of a multiple-choice question, where the model has room for more.
-QUESTION_TOKENS = 2_048
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ class PaperTargets:
 class Inputs:
     """The dense model with its walk, the token sets, and where the search may go.
 
-    `latency` is there where the budget limits it; `groups` holds a selection and an evaluation set per group of text.
+    `latency` is there where the budget limits it; `groups` holds a selection and an evaluation set per group of text;
+    `questions` are there where accuracy may drop.
     """
 
     dense: DenseModel
@@ -65,6 +65,7 @@ class Inputs:
     paper: PaperTargets | None = None
     latency: LatencyTable | None = None
     groups: dict[str, dict[Role, TokenSet]] = field(default_factory=dict)
+    questions: dict[Role, ChoiceSet] = field(default_factory=dict)
 
     @property
     def shape(self) -> DenseShape:
@@ -158,6 +159,7 @@ def load_inputs(
     name = str(decoder_path()) if config.model.name == "demo" else config.model.name
     model, data = config.model, config.data
     refuse_objectives(config)
+    refuse_drop(config)
     importance_order(config.pruning.importance)
     if config.search.method == JI2023:
         refuse_other_limits(config.budget)
@@ -209,7 +211,9 @@ def load_inputs(
         fingerprints |= {f"target {name}": tokens.fingerprint for name, tokens in paper.texts.items()}
         if paper.choices is not None:
             fingerprints["target questions"] = paper.choices.fingerprint
-    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency, groups)
+    questions = load_drop_questions(config, dense)
+    fingerprints |= {f"questions, {role}": choices.fingerprint for role, choices in questions.items()}
+    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency, groups, questions)
 
 
 def time_blocks(
@@ -269,6 +273,8 @@ def define_limits(
     """
     costs = COSTS | latency.costs if latency else COSTS
     space = space_of(config, dense, costs)
+    if config.budget.max_drop is not None:
+        return space, drop_budget(config, space)
     budget = Budget.from_config(dense.shape, config.budget, costs)
     if config.search.method in SEARCHES:
         budget = searchable_budget(space, budget, config.seed)
@@ -376,12 +382,6 @@ def load_paper_targets(config: RunConfig, dense: DenseModel) -> PaperTargets:
     }
     if paper.multiple_choice is None:
         return PaperTargets(texts, None)
-    questions = choose_questions(
-        read_questions(paper.multiple_choice, paper.shots),
-        Role.SELECTION,
-        paper.questions,
-        derive_seed(config.seed, "questions"),
-    )
-    longest = min(getattr(dense.model.config, "max_position_embeddings", None) or QUESTION_TOKENS, QUESTION_TOKENS)
-    batch = max(1, config.evaluation.batch_tokens // longest)
-    return PaperTargets(texts, ChoiceSet.build(questions, dense.tokenizer, longest, batch, dense.model.device))
+    seed, batch = derive_seed(config.seed, "questions"), config.evaluation.batch_tokens
+    choices = load_choices(paper.multiple_choice, paper.shots, Role.SELECTION, paper.questions, seed, dense, batch)
+    return PaperTargets(texts, choices)

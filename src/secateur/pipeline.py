@@ -14,7 +14,7 @@ from secateur.config import RunConfig, build_config, read_yaml, to_yaml, without
 from secateur.errors import RunFolderError
 from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
 from secateur.report.front import Front
-from secateur.report.record import Choice, ExportRecord, ModelRow, Report
+from secateur.report.record import Choice, DropRecord, ExportRecord, ModelRow, Report
 from secateur.report.rows import budget_uses, excess_log_perplexity_left
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, silent, stage_clock
@@ -22,6 +22,7 @@ from secateur.runs.store import RunStore
 from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import Found
 from secateur.stages.calibrate import calibrate_stage
+from secateur.stages.drop import drop_record, smallest_stage, verify_stage
 from secateur.stages.evaluate import evaluate_stage
 from secateur.stages.export import export_stage
 from secateur.stages.front import front_stage
@@ -62,12 +63,17 @@ def run_stages(run: Run, load_seconds: float) -> Report:
     """Every stage after loading; each goes on from what the run folder holds."""
     remember_inputs(run, load_seconds)
     calibrated = calibrate_stage(run)
-    found = search_stage(run, calibrated.space, calibrated.bank)
-    pruned, choice = prune_stage(run, calibrated.bank, found)
+    if run.config.budget.max_drop is None:
+        found = search_stage(run, calibrated.space, calibrated.bank)
+        pruned, choice = prune_stage(run, calibrated.bank, found)
+    else:
+        found = smallest_stage(run, calibrated.space, calibrated.bank)
+        pruned, choice = verify_stage(run, calibrated.bank, found)
     front = front_stage(run, found, choice)
     rows = evaluate_stage(run, pruned, choice, calibrated.uniform_bank)
+    drop = drop_record(run, pruned)
     export = export_stage(run, pruned, choice, rows)
-    return report_stage(run, rows, found, choice, front, export)
+    return report_stage(run, rows, found, choice, front, drop, export)
 
 
 def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
@@ -97,7 +103,13 @@ def remember_inputs(run: Run, load_seconds: float) -> None:
 
 
 def report_stage(
-    run: Run, rows: tuple[ModelRow, ...], found: Found, choice: Choice, front: Front, export: ExportRecord
+    run: Run,
+    rows: tuple[ModelRow, ...],
+    found: Found,
+    choice: Choice,
+    front: Front,
+    drop: DropRecord | None,
+    export: ExportRecord,
 ) -> Report:
     """Put everything into `report.json`; its presence marks a finished run, so it is written last."""
     libraries = ("torch", "transformers", "lightgbm")
@@ -117,6 +129,7 @@ def report_stage(
         excess_log_perplexity_left=excess_log_perplexity_left(rows),
         choice=choice,
         traded=front.traded(),
+        drop=drop,
         rounds=found.rounds,
         paper=PaperRecord.model_validate(paper.payload) if paper else None,
         latency=run.inputs.latency,

@@ -184,6 +184,8 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--max-flops",
             "--max-kv-cache-bytes",
             "--max-latency-ms",
+            "--max-drop",
+            "--minimize",
             "--out",
             "--data",
             "--groups",

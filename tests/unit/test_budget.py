@@ -2,7 +2,7 @@
 
 import pytest
 
-from secateur.budget import BudgetConfig, parse_amount, parse_latencies, short_amount
+from secateur.budget import BudgetConfig, Drop, parse_amount, parse_drop, parse_latencies, short_amount
 from secateur.config import RunConfig, build_config, parse_assignment
 from secateur.errors import ConfigError
 
@@ -54,6 +54,43 @@ class TestLatencies:
     def test_a_phase_is_limited_once(self):
         with pytest.raises(ConfigError, match="decode was given a limit already"):
             parse_latencies(["12", "decode=13"])
+
+
+class TestDrops:
+    @pytest.mark.parametrize(
+        ("written", "metric", "most", "title"),
+        [
+            ("5%", "perplexity", 0.05, "drop-5pct"),
+            (" 0.5 % ", "perplexity", 0.005, "drop-0.5pct"),
+            ("perplexity=150%", "perplexity", 1.5, "drop-150pct"),
+            ("kl=0.05", "kl", 0.05, "drop-kl-0.05"),
+            ("accuracy=2%", "accuracy", 0.02, "drop-accuracy-2pct"),
+        ],
+    )
+    def test_a_drop_is_of_perplexity_unless_it_says_of_what(self, written, metric, most, title):
+        drop = parse_drop(written)
+        assert drop == Drop(metric=metric, most=most)
+        assert drop.title == title
+        assert drop.written(drop.limit) == pytest.approx(drop.most)
+
+    @pytest.mark.parametrize(
+        "written", ["", "5", "0.05", "%", "kl", "kl=5%", "accuracy=2", "loss=3%", "0%", "-1%", "nan%", "accuracy=100%"]
+    )
+    def test_another_form_is_refused_in_one_line(self, written):
+        with pytest.raises(ConfigError, match=r"budget\.max_drop=.* is not allowed: .*expected 5%") as caught:
+            build_config([{"budget": {"max_drop": written}}])
+        assert "\n" not in str(caught.value)
+
+    def test_of_perplexity_the_limit_is_a_log_ratio(self):
+        assert parse_drop("5%").limit == pytest.approx(0.04879, abs=1e-5)
+        assert parse_drop("kl=0.05").limit == 0.05
+
+    def test_with_it_no_share_is_asked_for_and_what_is_written_is_read_back(self):
+        config = build_config([parse_assignment("budget.max_drop=5%"), parse_assignment("budget.minimize=decode")])
+        assert config.budget.keep is None
+        assert config.budget.title == "drop-5pct-decode"
+        assert config.budget.limits_latency
+        assert build_config([config.model_dump(mode="json")]) == config
 
 
 class TestConfig:

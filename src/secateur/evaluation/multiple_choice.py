@@ -13,18 +13,21 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from secateur.data import Role
 from secateur.errors import DataError
+from secateur.model.loading import DenseModel
 from secateur.model.walk import DecoderWalk
 from secateur.schema import digest
 
 LETTERS = "ABCD"
 # Any token will do: what stands behind a position never reaches it. Every vocabulary has this one.
 PADDING = 0
+# The context of a question, where the model has room for more.
+QUESTION_TOKENS = 2_048
 
 
 @dataclass(frozen=True)
@@ -195,11 +198,19 @@ class ChoiceSet:
         Returns:
             A share in [0, 1]; NaN where the model gives a log-probability that is not finite.
         """
+        return float(self.right(walk, stream).mean())
+
+    def right(self, walk: DecoderWalk, stream: list[Tensor]) -> Float[Tensor, " questions"]:
+        """Say per question whether its right choice has the highest log-probability: 1 or 0.
+
+        Returns:
+            All NaN where the model gives a log-probability that is not finite.
+        """
         scores = self.scores(walk, stream)
         if not all(score.isfinite().all() for score in scores):
-            return float("nan")
-        right = sum(int(score.argmax()) == answer for score, answer in zip(scores, self.answers, strict=True))
-        return right / len(self.answers)
+            return torch.full((len(self.answers),), float("nan"), dtype=torch.float64)
+        right = [int(score.argmax()) == answer for score, answer in zip(scores, self.answers, strict=True)]
+        return torch.tensor(right, dtype=torch.float64)
 
     @torch.no_grad()
     def scores(self, walk: DecoderWalk, stream: list[Tensor]) -> tuple[Tensor, ...]:
@@ -216,6 +227,20 @@ class ChoiceSet:
             # Summed on the CPU, where the order of the sum is fixed.
             scores.index_add_(0, table[:, 3], log_probabilities[place, table[:, 2]].cpu())
         return scores.split(self.num_choices)
+
+
+def load_choices(
+    folder: str, shots: int, role: Role, count: int, seed: int, dense: DenseModel, batch_tokens: int
+) -> ChoiceSet:
+    """Read a folder, choose questions of a role, and tokenise them for a model.
+
+    Raises:
+        DataError: The folder cannot be used, or the role has fewer questions.
+    """
+    questions = choose_questions(read_questions(folder, shots), role, count, seed)
+    longest = min(getattr(dense.model.config, "max_position_embeddings", None) or QUESTION_TOKENS, QUESTION_TOKENS)
+    batch = max(1, batch_tokens // longest)
+    return ChoiceSet.build(questions, dense.tokenizer, longest, batch, dense.model.device)
 
 
 def _read_subject(file: Path, shots: int) -> list[Question]:

@@ -6,6 +6,7 @@ from secateur.evaluation.perplexity import Perplexity
 from secateur.schema import Record
 from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import RoundRecord
+from secateur.search.verification import Verification
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Cost
 from secateur.space.latency_table import LatencyTable
@@ -62,6 +63,20 @@ class Traded(Record):
     mean_perplexity_ratio: float = Field(description="chosen over best, geometric mean over groups")
 
 
+class DropRecord(Record):
+    """What `--max-drop` allowed and what was lost, in its unit: a share of perplexity or accuracy, or nats of KL."""
+
+    metric: str
+    limit: float
+    minimized: str = Field(description="the cost that was made small")
+    share: float = Field(description="of it that is left in the decoder layers")
+    selection: float = Field(description="drop on the selection windows or questions")
+    selection_bound: float = Field(description="what it was held to: as many others as the evaluation's stay below it")
+    evaluation: float = Field(description="drop on the evaluation windows or questions")
+    held: bool = Field(description="on the evaluation windows or questions")
+    verifications: tuple[Verification, ...] = Field(description="in order; `searched` and `bound` are upper bounds")
+
+
 class ExportRecord(Record):
     """What the exported folder is, as seen by a fresh process that loaded it."""
 
@@ -95,6 +110,7 @@ class Report(Record):
     )
     choice: Choice
     traded: Traded | None = Field(None, description="of runs with groups, as the search measured it")
+    drop: DropRecord | None = Field(None, description="of runs with `--max-drop`")
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")
     latency: LatencyTable | None = Field(None, description="what blocks take on the run's device; null if not limited")

@@ -5,7 +5,7 @@ import math
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from secateur.report.record import Report
+from secateur.report.record import DropRecord, Report
 from secateur.report.rows import budget_text
 from secateur.space.cost import say
 
@@ -15,15 +15,18 @@ TITLES = {
     "uniform-wide": "uniform, wide",
     "secateur": "Secateur",
 }
+METRICS = {"perplexity": "perplexity", "kl": "KL", "accuracy": "multiple-choice accuracy"}
 
 
 def final_table(report: Report) -> Table:
     """One row per model, all on the same evaluation windows."""
     protocol = report.rows[0].perplexity
+    uniform = "uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
+    if not any(row.name.startswith("uniform") for row in report.rows):
+        uniform = ""
     table = Table(
         title=f"{report.model} {budget_title(report)}",
-        caption=f"uniform: LLM-Pruner, one ratio for all layers, Taylor order, no reconstruction\n"
-        f"reduction: of decoder parameters; KL to dense in nats per token\n"
+        caption=f"{uniform}reduction: of decoder parameters; KL to dense in nats per token\n"
         f"{protocol.num_windows} evaluation windows, {protocol.protocol}; seconds: spent to get the row",
         title_justify="left",
         caption_justify="left",
@@ -50,9 +53,40 @@ def final_table(report: Report) -> Table:
 
 def budget_title(report: Report) -> str:
     """Say what was asked for: `at 0.8 of its decoder parameters`, `within 1,100,000 parameters`, or both."""
+    if report.drop:
+        return drop_title(report.drop)
     kept = [f"at {report.keep:g} of its decoder parameters"] if report.keep is not None else []
     within = " and ".join(say(use.name, use.ceiling) for use in report.budget if use.name != "decoder_parameters")
     return ", ".join([*kept, f"within {within}"] if within else kept)
+
+
+def drop_title(drop: DropRecord) -> str:
+    return f"as small as {drop_amount(drop, drop.limit)} of drop in {METRICS[drop.metric]} allows"
+
+
+def drop_amount(drop: DropRecord, amount: float) -> str:
+    """Write a drop: `4.1 %`, `2.0 points`, `0.050 nats`."""
+    if drop.metric == "kl":
+        return f"{amount:.4f} nats"
+    return f"{100 * amount:.3g} {'%' if drop.metric == 'perplexity' else 'points'}"
+
+
+def drop_lines(drop: DropRecord) -> list[str]:
+    """Say what was lost on the evaluation text, what is left of the model, and how sure that was before."""
+    lost = {
+        "perplexity": f"perplexity rises by {drop_amount(drop, drop.evaluation)}",
+        "kl": f"KL to the dense model is {drop_amount(drop, drop.evaluation)}",
+        "accuracy": f"accuracy drops by {drop_amount(drop, drop.evaluation)}",
+    }[drop.metric]
+    on = "questions" if drop.metric == "accuracy" else "windows"
+    left = drop.minimized.replace("_", " ")
+    count = len(drop.verifications)
+    return [
+        f"{lost} (limit {drop_amount(drop, drop.limit)}) on the evaluation {on}; {drop.share:.3f} of the {left} kept; "
+        f"{count} verification{'' if count == 1 else 's'}",
+        f"on the selection {on} {drop_amount(drop, drop.selection)}, at most {drop_amount(drop, drop.selection_bound)} "
+        "on others like them",
+    ]
 
 
 def group_table(report: Report) -> Table:
@@ -99,12 +133,12 @@ def architecture_table(report: Report) -> Table:
 def summary_lines(report: Report) -> list[str]:
     """Say in words what the table does not: gains, predictor quality, where the result is and how it loads."""
     secateur = report.row("secateur")
-    lines = []
+    lines = drop_lines(report.drop) if report.drop else []
     for name, left in report.excess_log_perplexity_left.items():
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
         share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
         lines.append(f"perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
-    if any(use.name != "decoder_parameters" for use in report.budget):
+    if report.drop is None and any(use.name != "decoder_parameters" for use in report.budget):
         lines.append(f"of the budget it uses {budget_text(report.budget)}")
     if report.latency:
         timed = report.latency
@@ -121,8 +155,9 @@ def summary_lines(report: Report) -> list[str]:
         )
     if report.rounds:
         quality = report.rounds[-1].quality
+        where = "over all sizes searched" if report.drop else "at the budget"
         lines.append(
-            f"predictor ({quality.predictor.replace('_', ' ')}): Kendall tau {quality.kendall_tau:.2f} at the budget, "
+            f"predictor ({quality.predictor.replace('_', ' ')}): Kendall tau {quality.kendall_tau:.2f} {where}, "
             f"cross-validated on {quality.num_pairs} pairs (parameter count alone "
             f"{quality.kendall_tau_reduction_only:.2f}, reconstruction error alone "
             f"{quality.kendall_tau_error_only:.2f})"

@@ -9,6 +9,7 @@ from secateur.errors import SecateurError
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import Record
 from secateur.search.objectives import Objectives
+from secateur.search.verification import Prospect
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.cost import Budget
@@ -108,6 +109,7 @@ class Found:
         rounds: One record per fit of the predictor; empty for methods without one.
         reconstructed: `measurements` were made after sequential reconstruction.
         objectives: What was to be made small.
+        prospects: Of a search for the smallest model that holds: what may be it.
     """
 
     measurements: list[Measurement]
@@ -116,6 +118,7 @@ class Found:
     probes: list[Measurement] = field(default_factory=list)
     reconstructed: bool = False
     objectives: Objectives = field(default_factory=Objectives)
+    prospects: tuple[Prospect, ...] = ()
 
     @property
     def best(self) -> Measurement:

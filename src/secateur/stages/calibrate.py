@@ -127,6 +127,10 @@ def build_run_bank(
 
 
 def uniform_baselines(run: Run) -> list[Architecture]:
-    """Give the baseline's architectures; they have no reconstruction, and so no new biases."""
+    """Give the baseline's architectures; they have no reconstruction, and so no new biases.
+
+    A run that is free in size has none: its size is known when the statistics that the baseline needs are gone.
+    """
     inputs = run.inputs
-    return uniform_architectures(inputs.dense.shape, inputs.budget) if run.config.baselines.uniform else []
+    wanted = run.config.baselines.uniform and run.config.budget.max_drop is None
+    return uniform_architectures(inputs.dense.shape, inputs.budget) if wanted else []

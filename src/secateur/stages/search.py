@@ -15,7 +15,7 @@ from secateur.schema import digest
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
 from secateur.search.objectives import loss_target
-from secateur.search.task import PROBES, Found, SearchTask
+from secateur.search.task import PROBES, Found, MeasureBatch, SearchTask
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
 from secateur.space.search_space import SearchSpace
@@ -29,33 +29,18 @@ MeasureOne = Callable[[Architecture], Measurement]
 
 def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
     """Let the run's method search; what the database holds already is not measured again."""
-    search, inputs = run.config.search, run.inputs
+    inputs = run.inputs
     with stage_clock("search", run.listener, planned_measurements(run)) as clock:
         reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), run.batch_windows)
         groups = group_references(run, Role.SELECTION)
         sliced = _slicing(run, bank, reference, groups)
         reconstructed_too = _reconstructing(run, bank, reference, groups) if run.reconstructs_candidates else None
-        task = SearchTask(
-            space=space,
-            budget=inputs.budget,
-            errors=[bank.errors(module) for module in range(space.num_modules)],
-            measure=lambda batch: measure_batch(run, *sliced, batch, clock),
+        task = replace(
+            search_task(run, space, bank, lambda batch: measure_batch(run, *sliced, batch, clock)),
             measure_reconstructed=(
                 (lambda batch: measure_batch(run, *reconstructed_too, batch, clock)) if reconstructed_too else None
             ),
-            reconstructed_share=search.reconstructed_share,
-            num_measurements=search.measurements,
-            num_rounds=search.rounds,
-            initial_share=search.initial_share,
-            predictor=search.predictor,
-            sensitivity_share=search.sensitivity_share,
-            acquisition=search.acquisition,
-            least_improvement=search.least_improvement,
-            shrinks=search.shrink,
-            second_opinion=search.second_opinion,
-            seed=run.config.seed,
             objectives=wanted_objectives(run, groups),
-            end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),
         )
         found = replace(_run_method(run, task), objectives=task.objectives)
         clock.note = f"best KL {found.best.kl:.4f}"
@@ -66,6 +51,29 @@ def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
         spent = sum(m.seconds for m in (*found.measurements, *found.probes))
         run.store.end_stage("search", max(clock.seconds, spent))
     return found
+
+
+def search_task(run: Run, space: SearchSpace, bank: WeightBank, measure: MeasureBatch) -> SearchTask:
+    """Give a method what the configuration says, to measure in one way."""
+    search = run.config.search
+    return SearchTask(
+        space=space,
+        budget=run.inputs.budget,
+        errors=[bank.errors(module) for module in range(space.num_modules)],
+        measure=measure,
+        reconstructed_share=search.reconstructed_share,
+        num_measurements=search.measurements,
+        num_rounds=search.rounds,
+        initial_share=search.initial_share,
+        predictor=search.predictor,
+        sensitivity_share=search.sensitivity_share,
+        acquisition=search.acquisition,
+        least_improvement=search.least_improvement,
+        shrinks=search.shrink,
+        second_opinion=search.second_opinion,
+        seed=run.config.seed,
+        end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),
+    )
 
 
 def _slicing(run: Run, bank: WeightBank, reference: DenseReference, groups: References) -> tuple[Protocol, MeasureOne]:
@@ -192,8 +200,14 @@ def measure_batch(
     measure_one: MeasureOne,
     batch: list[Candidate],
     clock: StageClock,
+    *,
+    lowest: bool = True,
 ) -> list[Measurement]:
-    """Measure what the database does not hold yet; every measurement is stored before the next begins."""
+    """Measure what the database does not hold yet; every measurement is stored before the next begins.
+
+    Args:
+        lowest: The lowest KL is the best, and is said so.
+    """
     run.store.add_candidates([(c.architecture.key, c.round, c.model_dump_json()) for c in batch])
     measured: dict[str, Measurement] = {}
     # Neighbours in this order share their first layers, which are then computed once.
@@ -207,5 +221,5 @@ def measure_batch(
             run.store.add_measurement(key, protocol.key, measurement.model_dump_json())
         measured[key] = measurement
         # A probe outside the budget is no "best so far".
-        clock.advance(None if candidate.origin in PROBES else measurement.kl)
+        clock.advance(measurement.kl if lowest and candidate.origin not in PROBES else None)
     return [measured[candidate.architecture.key] for candidate in batch]

@@ -165,8 +165,8 @@ def summary_lines(report: Report) -> list[str]:
         fallen = [str(record.round) for record in report.rounds if record.fell_back]
         if fallen:
             lines.append(
-                f"in rounds {', '.join(fallen)} the predictor ranked no better than noise could: the search fell back to "
-                "the measured ranking, and to neighbours of the best"
+                f"in rounds {', '.join(fallen)} the predictor ranked no better than noise could: the search fell back "
+                "to the measured ranking, and to neighbours of the best"
             )
         removed = sum(len(record.removed) for record in report.rounds)
         if removed:

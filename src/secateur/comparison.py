@@ -48,7 +48,7 @@ from secateur.search.ji2023 import PaperRecord
 from secateur.search.methods import JI2023
 from secateur.search.task import Found
 from secateur.space.cost import cost_of
-from secateur.stages.calibrate import allocate, build_run_bank, method_space
+from secateur.stages.calibrate import allocate, build_run_bank, heuristics, method_space
 from secateur.stages.prune import prune_stage
 from secateur.stages.run import Run
 from secateur.stages.search import planned_measurements, search_stage
@@ -260,7 +260,7 @@ def fill_cell(bench: Bench, run: Run, cell: Cell) -> Cell:
     space = method_space(run, allocated)
     key = (run.config.pruning.importance, run.bank_reconstruction, space.options)
     bank = bench.bank(key, lambda: build_run_bank(run, bench.statistics, space))
-    found = search_stage(run, space, bank)
+    found = search_stage(run, space, bank, heuristics(run, bench.statistics))
     pruned, choice = prune_stage(run, bank, found)
     perplexities, kl = evaluate_everywhere(bench, run.config, pruned)
     paper = run.store.stage("paper")

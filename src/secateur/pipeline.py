@@ -64,7 +64,7 @@ def run_stages(run: Run, load_seconds: float) -> Report:
     remember_inputs(run, load_seconds)
     calibrated = calibrate_stage(run)
     if run.config.budget.max_drop is None:
-        found = search_stage(run, calibrated.space, calibrated.bank)
+        found = search_stage(run, calibrated.space, calibrated.bank, calibrated.heuristics)
         pruned, choice = prune_stage(run, calibrated.bank, found)
     else:
         found = smallest_stage(run, calibrated.space, calibrated.bank)

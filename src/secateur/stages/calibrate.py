@@ -1,16 +1,19 @@
 """Calibrate: one pass over the calibration set; then the space to search, and the weight bank for it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from secateur.data import Role
+from secateur.errors import BudgetError
 from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
 from secateur.pruning.calibration import CalibrationSums, ModuleStatistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER
 from secateur.runs.folder import Checkpoint, remove, written_whole
 from secateur.runs.progress import StageClock, stage_clock
-from secateur.schema import derive_seed
+from secateur.schema import Record, derive_seed
 from secateur.search.ji2023 import paper_space
 from secateur.search.methods import ALLOCATIONS, JI2023, AllocationInputs, single_architecture_space
 from secateur.search.uniform import uniform_architectures
@@ -29,6 +32,14 @@ class Calibrated:
     space: SearchSpace
     bank: WeightBank
     uniform_bank: WeightBank | None
+    heuristics: Mapping[str, Architecture]
+
+
+class Allocated(Record):
+    """What the statistics say without a measurement; they are gone once the bank is made."""
+
+    architecture: Architecture | None = Field(description="of a method that measures nothing")
+    heuristics: dict[str, Architecture] = Field(description="what a search begins with, by name")
 
 
 def calibrate_stage(run: Run) -> Calibrated:
@@ -39,15 +50,16 @@ def calibrate_stage(run: Run) -> Calibrated:
     if done:
         with stage_clock("calibrate", run.listener) as clock:
             clock.reused = True
-            allocated = Architecture.model_validate(done.payload) if done.payload else None
+            known = Allocated.model_validate(done.payload)
+            space = method_space(run, known.architecture)
             uniform_bank = load_bank(dense, folder.uniform_bank) if uniform else None
-            return Calibrated(method_space(run, allocated), load_bank(dense, folder.bank), uniform_bank)
+            return Calibrated(space, load_bank(dense, folder.bank), uniform_bank, known.heuristics)
     batches = math.ceil(len(run.inputs.sets[Role.CALIBRATION].tokens) / run.batch_windows)
     modules = dense.shape.num_modules
     with stage_clock("calibrate", run.listener, batches + modules * (2 if uniform else 1)) as clock:
         statistics = gather_statistics(run, clock)
-        allocated = allocate(run, statistics)
-        space = method_space(run, allocated)
+        known = Allocated(architecture=allocate(run, statistics), heuristics=heuristics(run, statistics))
+        space = method_space(run, known.architecture)
         bank = build_run_bank(run, statistics, space, clock.advance)
         uniform_bank = None
         if uniform:
@@ -59,9 +71,9 @@ def calibrate_stage(run: Run) -> Calibrated:
             save_bank(bank, path)
         tokens = run.inputs.sets[Role.CALIBRATION].num_tokens
         clock.note = f"importance {run.config.pruning.importance}, {tokens:,} tokens"
-    run.store.end_stage("calibrate", clock.seconds, allocated.model_dump(mode="json") if allocated else None)
+    run.store.end_stage("calibrate", clock.seconds, known.model_dump(mode="json"))
     remove(folder.calibration)
-    return Calibrated(space, bank, uniform_bank)
+    return Calibrated(space, bank, uniform_bank, known.heuristics)
 
 
 def gather_statistics(run: Run, clock: StageClock) -> list[ModuleStatistics]:
@@ -84,19 +96,31 @@ def gather_statistics(run: Run, clock: StageClock) -> list[ModuleStatistics]:
 
 def allocate(run: Run, statistics: list[ModuleStatistics]) -> Architecture | None:
     """Give the architecture of a method that measures nothing; None for methods that search."""
-    inputs, method = run.inputs, run.config.search.method
-    if method not in ALLOCATIONS:
-        return None
-    return ALLOCATIONS[method](
-        AllocationInputs(
-            dense=inputs.dense,
-            shape=inputs.shape,
-            budget=inputs.budget,
-            statistics=statistics,
-            walk=inputs.walk,
-            calibration=inputs.sets[Role.CALIBRATION],
-            batch_tokens=run.config.evaluation.batch_tokens,
-        )
+    method = run.config.search.method
+    return ALLOCATIONS[method](_allocation_inputs(run, statistics)) if method in ALLOCATIONS else None
+
+
+def heuristics(run: Run, statistics: list[ModuleStatistics]) -> dict[str, Architecture]:
+    """Give what Secateur's own search begins with besides what it knows itself: FLAP's allocation."""
+    if run.config.search.method != "secateur" or run.config.budget.max_drop is not None:
+        return {}
+    try:
+        return {"global_threshold": ALLOCATIONS["global_threshold"](_allocation_inputs(run, statistics))}
+    except BudgetError:
+        # It allocates in one way only; where that does not meet the limits, the search does without.
+        return {}
+
+
+def _allocation_inputs(run: Run, statistics: list[ModuleStatistics]) -> AllocationInputs:
+    inputs = run.inputs
+    return AllocationInputs(
+        dense=inputs.dense,
+        shape=inputs.shape,
+        budget=inputs.budget,
+        statistics=statistics,
+        walk=inputs.walk,
+        calibration=inputs.sets[Role.CALIBRATION],
+        batch_tokens=run.config.evaluation.batch_tokens,
     )
 
 

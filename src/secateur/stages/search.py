@@ -1,7 +1,7 @@
 """Search: the run's method proposes, candidates are measured, and every measurement is stored before the next."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from secateur.data import Role
@@ -27,8 +27,14 @@ Target = Callable[[Architecture], float]
 MeasureOne = Callable[[Architecture], Measurement]
 
 
-def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
-    """Let the run's method search; what the database holds already is not measured again."""
+def search_stage(
+    run: Run, space: SearchSpace, bank: WeightBank, heuristics: Mapping[str, Architecture] | None = None
+) -> Found:
+    """Let the run's method search; what the database holds already is not measured again.
+
+    Args:
+        heuristics: Architectures that need no measurement, by name, to begin with.
+    """
     inputs = run.inputs
     with stage_clock("search", run.listener, planned_measurements(run)) as clock:
         reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), run.batch_windows)
@@ -41,6 +47,7 @@ def search_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
                 (lambda batch: measure_batch(run, *reconstructed_too, batch, clock)) if reconstructed_too else None
             ),
             objectives=wanted_objectives(run, groups),
+            heuristics=heuristics or {},
         )
         found = replace(_run_method(run, task), objectives=task.objectives)
         clock.note = f"best KL {found.best.kl:.4f}"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,11 @@ class TestPredictedCandidates:
         one = next(iter(sorted(everything)))
         proposed = predicted_candidates(make_task(space=space, budget=budget), score, [one], 100, round_number=1)
         assert {space.levels(candidate.architecture) for candidate in proposed} <= everything - {one}
+
+
+def test_what_a_task_brings_along_is_among_the_first(make_task, space, budget):
+    """FLAP's allocation needs statistics that a search has not; whoever calibrates hands it over."""
+    brought = sample_architectures(space, budget, 1, seed=5)[0]
+    task = replace(make_task(), heuristics={"global_threshold": brought})
+    origins = {candidate.architecture.key: candidate.origin for candidate in initial_candidates(task, 40)}
+    assert origins[brought.key] == "global_threshold"

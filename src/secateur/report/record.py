@@ -42,8 +42,8 @@ class Choice(Record):
 
     architecture: Architecture
     origin: str = Field(
-        description="which proposal it came from: uniform, additive, global_threshold, neighbour, sampled, predicted, explored, "
-        "offspring or allocated"
+        description="which proposal it came from: uniform, additive, global_threshold, neighbour, sampled, predicted, "
+        "explored, offspring or allocated"
     )
     kl: float = Field(description="as measured in the search, nats per token")
     kl_after_sequential: float | None = Field(

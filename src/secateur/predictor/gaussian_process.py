@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ NOISE = (1e-5, 1.0)
 PRIOR_PRECISION = 0.2
 # More, or a second start, moved no rank correlation on recorded pairs (docs/log.md).
 STEPS, FEW_STEPS = 25, 6
-NUM_FOLDS, MANY_PAIRS = 5, 100
+NUM_FOLDS, MANY_PAIRS = 5, 128
 # Of the smallest loss, what is taken off before the logarithm.
 FLOOR_SHARE = 0.5
 # Pairs that stand for "not known" in an explanation, and orders that it averages over: each pair as often as any other.
@@ -78,13 +79,16 @@ class GaussianProcess:
     def interval(self, features: Rows, confidence: float = 0.9) -> Interval:
         """As many standard deviations to each side as hold that share of the pairs, each left out once.
 
+        No fewer than of a normal variable: few pairs may all have been predicted well by luck.
+
         Source:
             Cross-conformal with the process's own deviation as the scale of an error (Barber et al., arXiv 1905.02928;
             Lei et al., arXiv 1604.04173, section 5.2).
         """
         mean, deviation = self.process.predict(self._scaled(features), return_std=True)
         place = min(math.ceil(confidence * (len(self.misses) + 1)), len(self.misses)) - 1
-        half = self.misses[place] * deviation
+        normal = NormalDist().inv_cdf((1 + confidence) / 2)
+        half = max(float(self.misses[place]), normal) * deviation
         return Interval(_log_loss(mean - half, self.floor), _log_loss(mean + half, self.floor))
 
     def explain(self, features: Rows) -> Explanation:

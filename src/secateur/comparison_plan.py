@@ -87,8 +87,16 @@ def variants(preset: Preset, base: RunConfig) -> dict[str, Settings]:
 
 
 def cell_config(base: RunConfig, settings: Settings, keep: float, seed: int) -> RunConfig:
-    """Give the configuration of one cell; the paper's pipeline is scaled to as many measurements as others have."""
-    shared = {"seed": seed, "budget": {"keep": keep}, "baselines": {"uniform": False}}
+    """Give the configuration of one cell.
+
+    The paper's pipeline is scaled to as many measurements as others have, and no search ends before they are spent.
+    """
+    shared = {
+        "seed": seed,
+        "budget": {"keep": keep},
+        "baselines": {"uniform": False},
+        "search": {"least_improvement": 0.0},
+    }
     config = build_config([base.model_dump(mode="json"), settings, shared])
     if config.search.method != JI2023:
         return config

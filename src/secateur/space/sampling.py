@@ -1,6 +1,6 @@
 """Draw architectures inside the budget band."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -29,12 +29,6 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
     current = list(levels)
     used = list(space.used(budget, levels))
 
-    def move(module: int, step: int) -> None:
-        level = current[module]
-        for index, table in enumerate(tables):
-            used[index] += table[module][level + step] - table[module][level]
-        current[module] = level + step
-
     for index, table in enumerate(tables):
         while used[index] > ceilings[index]:
             above = [
@@ -42,23 +36,31 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
             ]
             if not above:
                 return None
-            move(above[rng.integers(len(above))], -1)
-    _fill(tables, ceilings, current, used, move, rng)
+            _move(tables, current, used, above[rng.integers(len(above))], -1)
+    _fill(tables, ceilings, current, used, rng)
     for _ in range(MAX_EXCHANGES):
         if budget.admits(*used):
             break
         pair = _exchange(tables, current, budget, used, rng)
         if pair is None:
             break
-        move(pair[0], 1)
-        move(pair[1], -1)
+        _move(tables, current, used, pair[0], 1)
+        _move(tables, current, used, pair[1], -1)
         if len(tables) > 1:
             # What an exchange frees of one limit may be what another step lacked.
-            _fill(tables, ceilings, current, used, move, rng)
+            _fill(tables, ceilings, current, used, rng)
     if any(isinstance(amount, float) for amount in used):
         # Times are summed anew: what single steps leave of them is right to rounding only.
         used = list(space.used(budget, tuple(current)))
     return tuple(current) if budget.admits(*used) else None
+
+
+def _move(tables: list[CostTable], levels: list[int], used: list[Amount], module: int, step: int) -> None:
+    """Change a module's level and what is used of each limit, in place."""
+    level = levels[module]
+    for index, table in enumerate(tables):
+        used[index] += table[module][level + step] - table[module][level]
+    levels[module] = level + step
 
 
 def _fill(
@@ -66,7 +68,6 @@ def _fill(
     ceilings: list[Amount],
     levels: list[int],
     used: list[Amount],
-    move: Callable[[int, int], None],
     rng: np.random.Generator,
 ) -> None:
     """Raise random modules while a step fits into all limits."""
@@ -83,7 +84,7 @@ def _fill(
             ]
         if not fitting:
             return
-        move(fitting[rng.integers(len(fitting))], 1)
+        _move(tables, levels, used, fitting[rng.integers(len(fitting))], 1)
 
 
 def _exchange(

@@ -50,7 +50,7 @@ class DropMeter:
     reference: DenseReference
     losses: Differences
     choices: ChoiceSet | None
-    right: Differences | None
+    right: Float[Tensor, " questions"] | None
     num_to_come: int
 
     @classmethod

@@ -71,7 +71,7 @@ def test_nsga2_finds_both_ends_of_a_known_front_and_what_is_between(monkeypatch)
 
 
 def test_a_slice_is_narrow_and_slices_cover_the_range_from_its_ceiling_down():
-    wide = Budget(ceiling=BUDGET.ceiling, floor=BUDGET.ceiling // 2)
+    wide = Budget.of_decoder_parameters(BUDGET.ceiling, BUDGET.ceiling // 2)
     cut = slices(SPACE, wide)
     assert cut[0].ceiling == wide.ceiling
     assert cut[-1].floor == wide.floor
@@ -114,7 +114,7 @@ def test_rounds_tell_of_every_predictor_and_the_weakest_speaks_for_them():
 
 
 def test_with_a_cost_the_front_reaches_from_the_budget_down_to_the_floor():
-    wide = Budget(ceiling=BUDGET.ceiling, floor=BUDGET.ceiling // 2)
+    wide = Budget.of_decoder_parameters(BUDGET.ceiling, BUDGET.ceiling // 2)
     wanted = Objectives(("quality", "decoder_parameters"), choose="knee")
     planted = problem(wide)
     found = search_front(

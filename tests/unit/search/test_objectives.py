@@ -6,7 +6,6 @@ import pytest
 from planted import BUDGET, SHAPE, SPACE, Problem
 from secateur.search.objectives import COSTS, OBJECTIVES, Objectives, fit_objectives, loss_target
 from secateur.space.cost import cost_of
-from secateur.space.encoding import feature_table
 from secateur.space.sampling import sample_architectures
 
 DENSE = {"a": 1.0, "b": 2.0, "c": 3.0}
@@ -75,7 +74,7 @@ def test_every_group_has_a_predictor_of_its_own_that_may_predict_better_than_den
 
     wanted = Objectives(("quality", "disparity"), {"a": 1.0, "b": 2.0})
     pairs = [measured(each, losses(each)) for each in drawn]
-    table = feature_table(SPACE, Problem(lambda _: 1.0).errors)
+    table = Problem(lambda _: 1.0).task().features()
     predictors, qualities = fit_objectives(wanted, SPACE, table, pairs[:30], "gaussian_process", seed=0)
     assert set(predictors) == set(qualities) == {"a", "b"}
     features = table.features(np.array([SPACE.levels(each) for each in drawn[30:]]))

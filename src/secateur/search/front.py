@@ -12,7 +12,7 @@ from secateur.search.nsga import optimise, slices
 from secateur.search.objectives import QUALITY, fit_objectives
 from secateur.search.pareto import choose_point, front_after_front, spread
 from secateur.search.propose import initial_candidates
-from secateur.search.rounds import FEWEST_PAIRS, fit_to_learn_from, from_ranking
+from secateur.search.rounds import fit_to_learn_from, from_ranking, num_initial, num_to_reconstruct
 from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.encoding import FeatureTable
@@ -32,14 +32,14 @@ def search_front(task: SearchTask) -> Found:
     Raises:
         SecateurError: Too many measurements failed to fit a predictor.
     """
-    num_reconstructed = _num_reconstructed(task)
+    num_reconstructed = num_to_reconstruct(task)
     num_sliced = task.num_measurements - num_reconstructed
-    first = _first_candidates(task, _num_initial(task, num_sliced))
+    first = _first_candidates(task, num_initial(task, num_sliced))
     sliced, rounds = _rounds(task, task.measure, first, num_sliced, 1)
     if task.measure_reconstructed is None or num_reconstructed == 0:
         return Found(sliced, chosen_first(task, sliced), rounds)
     ranking = _front_after_front(task, sliced)
-    first = from_ranking(task, ranking, _num_initial(task, num_reconstructed))
+    first = from_ranking(task, ranking, num_initial(task, num_reconstructed))
     measured, more = _rounds(task, task.measure_reconstructed, first, num_reconstructed, len(rounds) + 1)
     return Found(measured, chosen_first(task, measured), rounds + more, probes=sliced, reconstructed=True)
 
@@ -55,18 +55,6 @@ def chosen_first(task: SearchTask, measured: Sequence[Measurement]) -> list[Meas
     wanted = task.objectives
     points = [wanted.measured(measurement, task.space.shape) for measurement in succeeded]
     return [succeeded[choose_point(wanted.choose, points, wanted.within)]]
-
-
-def _num_reconstructed(task: SearchTask) -> int:
-    """Share the measurements out as `search_rounds` does: each stage of predictors needs its pairs."""
-    count = task.num_measurements
-    if task.measure_reconstructed is None or task.reconstructed_share == 0 or count < 2 * FEWEST_PAIRS:
-        return 0
-    return min(max(FEWEST_PAIRS, round(count * task.reconstructed_share)), count - FEWEST_PAIRS)
-
-
-def _num_initial(task: SearchTask, count: int) -> int:
-    return min(count, max(FEWEST_PAIRS, round(count * task.initial_share)))
 
 
 def _first_candidates(task: SearchTask, count: int) -> list[Candidate]:

@@ -7,8 +7,9 @@ interrupted run proposes again what it had proposed.
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
+from secateur.predictor.shapley import Score
 from secateur.schema import derive_seed
 from secateur.search.additive import additive_optimum
 from secateur.search.task import SearchTask
@@ -17,7 +18,6 @@ from secateur.space.candidate import Candidate
 from secateur.space.sampling import mutate, repair, sample_architectures, space_filling
 from secateur.space.search_space import Levels
 
-Score = Callable[[Int[np.ndarray, "candidates modules"]], Float[np.ndarray, " candidates"]]
 Reorder = Callable[[list[Levels]], list[Levels]]
 Admitted = Callable[[Int[np.ndarray, "candidates modules"]], Bool[np.ndarray, " candidates"]]
 

@@ -1,17 +1,15 @@
 """Propose candidates of any size: at narrow bands of sizes, where predictions meet a limit."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
+from secateur.predictor.shapley import Score
 from secateur.schema import derive_seed
 from secateur.search.sizes import SizeAxis
 from secateur.space.sampling import mutate, repair, sample_architectures
 from secateur.space.search_space import Levels
-
-Score = Callable[[Int[np.ndarray, "candidates modules"]], Float[np.ndarray, " candidates"]]
 
 # Bands at which the best predicted is looked for, to see where it meets the limit; then once more there, for longer.
 NUM_BANDS = 6

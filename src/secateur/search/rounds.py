@@ -38,23 +38,23 @@ def search_rounds(task: SearchTask) -> Found:
     architecture's loss the sequential reconstruction will give back, and among the best that decides: there their order
     on stories260K has nothing to do with the final one (docs/log.md). So where there is such a reconstruction, the
     last share of the measurements is made after it: of architectures from the whole ranking first, then of what a
-    predictor fitted on those alone proposes. There are few of them and each costs a reconstruction, so what a predictor
-    is unsure of is worth a look: they are proposed by its lower bound.
+    predictor fitted on those alone proposes. What is proposed is decided by the task's acquisition, which looks at the
+    predictor's doubts too.
 
     Raises:
         SecateurError: Too many measurements failed to fit a predictor.
     """
     sensed = _sense(task)
     table = task.features(sensed.sensitivities)
-    num_reconstructed = _num_reconstructed(task)
+    num_reconstructed = num_to_reconstruct(task)
     num_sliced = max(task.num_measurements - num_reconstructed - len(sensed.probes), len(sensed.centres))
     known = [task.space.levels(measurement.architecture) for measurement in sensed.centres]
-    first = initial_candidates(task, _num_initial(task, num_sliced) - len(known), known)
+    first = initial_candidates(task, num_initial(task, num_sliced) - len(known), known)
     phase = _Phase(task, table, task.measure, num_sliced, 1)
     sliced, rounds = phase.run([*sensed.centres, *task.measure(first)])
     if task.measure_reconstructed is None or num_reconstructed == 0:
         return Found(sliced, ranked(sliced), rounds, probes=list(sensed.probes))
-    first = from_ranking(task, ranked(sliced), _num_initial(task, num_reconstructed))
+    first = from_ranking(task, ranked(sliced), num_initial(task, num_reconstructed))
     phase = _Phase(task, table, task.measure_reconstructed, num_reconstructed, len(rounds) + 1)
     measured, more = phase.run(task.measure_reconstructed(first))
     probes = [*sensed.probes, *sliced]
@@ -67,7 +67,7 @@ def _sense(task: SearchTask) -> Sensed:
     return measure_sensitivities(task, heuristics(task), count) if count else Sensed()
 
 
-def _num_reconstructed(task: SearchTask) -> int:
+def num_to_reconstruct(task: SearchTask) -> int:
     """Share the measurements out: each of the two predictors needs its pairs, or there is only one."""
     count = task.num_measurements
     if task.measure_reconstructed is None or task.reconstructed_share == 0 or count < 2 * FEWEST_PAIRS:
@@ -83,7 +83,7 @@ def from_ranking(task: SearchTask, ranking: Sequence[Measurement], count: int) -
     return [task.candidate(task.space.levels(ranking[place].architecture), "ranking") for place in chosen.tolist()]
 
 
-def _num_initial(task: SearchTask, count: int) -> int:
+def num_initial(task: SearchTask, count: int) -> int:
     return min(count, max(FEWEST_PAIRS, round(count * task.initial_share)))
 
 

@@ -18,7 +18,6 @@ from secateur.evaluation.stitched import StitchedModel, as_measurement, model_st
 from secateur.inputs import Inputs
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank
-from secateur.pruning.sequence import DenseStreams
 from secateur.report.record import Choice, DropRecord
 from secateur.runs.progress import StageClock, silent, stage_clock
 from secateur.search.sizes import SizeAxis
@@ -30,7 +29,7 @@ from secateur.space.candidate import Measurement, Protocol
 from secateur.space.search_space import SearchSpace
 from secateur.stages.prune import cut_best, reconstructed
 from secateur.stages.run import Run
-from secateur.stages.search import MeasureOne, measure_batch, search_task, selection_protocol
+from secateur.stages.search import MeasureOne, candidate_streams, measure_batch, search_task, selection_protocol
 
 Differences = Float[Tensor, " windows"]
 
@@ -144,14 +143,7 @@ def _slicing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, Me
 
 def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, MeasureOne]:
     """Measure candidates after sequential reconstruction on a part of the calibration set."""
-    evaluation = run.config.evaluation
-    streams = DenseStreams(
-        run.inputs.walk,
-        run.inputs.sets[Role.CALIBRATION],
-        evaluation.batch_tokens,
-        run.config.search.reconstructed_tokens,
-        evaluation.cache_bytes,
-    )
+    streams = candidate_streams(run)
     protocol = selection_protocol(run, streams.num_tokens)
 
     def measure_one(architecture: Architecture) -> Measurement:

@@ -97,14 +97,8 @@ def _reconstructing(
     run: Run, bank: WeightBank, reference: DenseReference, groups: References
 ) -> tuple[Protocol, MeasureOne]:
     """Measure candidates after sequential reconstruction on a part of the calibration set."""
-    inputs, evaluation = run.inputs, run.config.evaluation
-    streams = DenseStreams(
-        inputs.walk,
-        inputs.sets[Role.CALIBRATION],
-        evaluation.batch_tokens,
-        run.config.search.reconstructed_tokens,
-        evaluation.cache_bytes,
-    )
+    inputs = run.inputs
+    streams = candidate_streams(run)
     protocol = selection_protocol(run, streams.num_tokens)
 
     def measure_one(architecture: Architecture) -> Measurement:
@@ -115,6 +109,17 @@ def _reconstructing(
         return as_measurement(architecture, protocol, scores, losses, time.perf_counter() - start)
 
     return protocol, measure_one
+
+
+def candidate_streams(run: Run) -> DenseStreams:
+    """Give the part of the calibration set on which candidates are reconstructed."""
+    return DenseStreams(
+        run.inputs.walk,
+        run.inputs.sets[Role.CALIBRATION],
+        run.config.evaluation.batch_tokens,
+        run.config.search.reconstructed_tokens,
+        run.config.evaluation.cache_bytes,
+    )
 
 
 def _run_method(run: Run, task: SearchTask) -> Found:

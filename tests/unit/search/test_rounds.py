@@ -6,10 +6,12 @@ import pytest
 
 from planted import Problem
 from secateur.errors import SecateurError
+from secateur.search import rounds
 from secateur.search.rounds import search_rounds
 from secateur.search.task import ranked
 from secateur.space.cost import Budget
 from secateur.space.search_space import define_space
+from secateur.space.smaller_space import Removed
 
 
 def search(space, budget, kl_of, num_measurements=30, num_rounds=1, end_round=lambda _record: None):
@@ -208,13 +210,32 @@ class TestWhatARoundSays:
         assert found.num_measurements == len(problem.measured) == 80
         assert all(problem.admits(measurement.architecture) for measurement in found.measurements)
 
-    def test_what_left_the_space_is_on_record_and_not_proposed_again(self, space, budget):
-        problem = Problem(lambda a: smooth(a) * (3.0 if a.widths[1] == 12 else 1.0), space, budget)
+    def test_what_left_the_space_is_on_record_and_not_proposed_again(self, space, budget, monkeypatch):
+        """Which choices harm is the shrinking's business; here one leaves after the first fit, whatever it does."""
+        width = space.options[1][-2]
+        harm = Removed(
+            module=1,
+            layer=0,
+            kind=BlockKind.MLP,
+            width=width,
+            order=1,
+            mean_effect=0.3,
+            low=0.1,
+            num_samples=9,
+            round=1,
+        )
+        monkeypatch.setattr(
+            rounds, "shrink", lambda *args: args[5] if args[5].removed else args[5].without(args[0], harm)
+        )
+        problem = Problem(smooth, space, budget)
         found = search_rounds(problem.task(num_measurements=90, num_rounds=3, initial_share=0.6, shrinks=True))
-        removed = [(record.round, each) for record in found.rounds for each in record.removed]
-        for round_number, each in removed:
-            later = [c for c in problem.candidates if c.round >= round_number and each.partner is None]
-            assert all(c.architecture.widths[each.module] != each.width for c in later)
+        assert [record.removed for record in found.rounds] == [(harm,), (), ()]
+        widths = {
+            origin: {c.architecture.widths[1] for c in problem.candidates if (c.round > 0) is origin}
+            for origin in (False, True)
+        }
+        assert width in widths[False], "it was there before"
+        assert width not in widths[True]
 
 
 def noise(architecture):

@@ -70,8 +70,9 @@ def test_a_change_that_fails_is_left_to_its_neighbours(centres):
 
     found = sensed(Problem(fails_without_layer_0), dict(list(centres.items())[:1]), 60)
     curve = found.sensitivities[0].change[0]
-    assert curve[0] == curve[1] or np.isfinite(curve).all()
-    assert np.isfinite(curve).all()
+    # The narrowest that was measured stands for it; its own loss would be larger.
+    assert curve[0] == curve.max()
+    assert 0 < curve[0] < WEIGHTS[0] * next(iter(centres))[0] / (len(curve) - 1)
 
 
 def test_everything_proposed_is_inside_the_band(centres):

@@ -11,7 +11,7 @@ from secateur.search.rounds import search_rounds
 from secateur.search.task import ranked
 from secateur.space.cost import Budget
 from secateur.space.search_space import define_space
-from secateur.space.smaller_space import Removed
+from secateur.space.smaller_space import Choice, Removed
 
 
 def search(space, budget, kl_of, num_measurements=30, num_rounds=1, end_round=lambda _record: None):
@@ -213,17 +213,8 @@ class TestWhatARoundSays:
     def test_what_left_the_space_is_on_record_and_not_proposed_again(self, space, budget, monkeypatch):
         """Which choices harm is the shrinking's business; here one leaves after the first fit, whatever it does."""
         width = space.options[1][-2]
-        harm = Removed(
-            module=1,
-            layer=0,
-            kind=BlockKind.MLP,
-            width=width,
-            order=1,
-            mean_effect=0.3,
-            low=0.1,
-            num_samples=9,
-            round=1,
-        )
+        choice = Choice.of(space, 1, len(space.options[1]) - 2)
+        harm = Removed(**choice.model_dump(), order=1, mean_effect=0.3, low=0.1, num_samples=9, round=1)
         monkeypatch.setattr(
             rounds, "shrink", lambda *args: args[5] if args[5].removed else args[5].without(args[0], harm)
         )

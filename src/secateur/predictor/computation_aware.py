@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from secateur.predictor.gaussian_process import LENGTH, NOISE, VARIANCE
+from secateur.predictor.gaussian_process import LENGTH, VARIANCE
 
 PROJECTION = 256
 # Pairs per action. Kernel entries are pairs x projection x entries, so time is linear in the pairs only while this is
@@ -17,6 +17,7 @@ PROJECTION = 256
 ENTRIES = 8
 # Of L-BFGS. On 300 recorded pairs Adam was behind after five times as many evaluations; 150 steps moved no figure.
 STEPS = 60
+NOISE = (1e-5, 1.0)
 START = {"variance": 1.0, "length": 1.0, "noise": 1e-2}
 JITTER = 1e-8
 # Kernel entries that are in memory at once.

@@ -25,7 +25,9 @@ from secateur.space.encoding import FeatureLayout
 # drawn at random are about 1.4 apart. A process much shorter than that would learn noise by heart and call it signal.
 VARIANCE = (1e-3, 1e3)
 LENGTH = (0.5, 100.0)
-NOISE = (1e-5, 1.0)
+# Of the noise's variance in units of the targets': the least is this over the number of pairs. The likelihood of few
+# pairs would have none, and then the process is sure of itself where it has no reason to be (docs/log.md).
+LEAST_NOISE, MOST_NOISE = 0.5, 1.0
 # Hyper-parameters are drawn towards 1 by a normal prior on their logarithms with this precision: with 25 pairs the
 # marginal likelihood alone may take one of many that explain them as well.
 PRIOR_PRECISION = 0.2
@@ -110,7 +112,7 @@ def fit_gaussian_process(pairs: Pairs, seed: int) -> GaussianProcess:
     scale = np.where(spread > 1e-12, spread, 1.0)
     floor = FLOOR_SHARE * float(np.exp(pairs.target.min()))
     scaled, target = (pairs.features - middle) / scale, np.log(np.exp(pairs.target) - floor)
-    process = _fitted(_kernel(pairs.layout), scaled, target, partial(_most_likely, steps=STEPS))
+    process = _fitted(_kernel(pairs.layout, len(pairs)), scaled, target, partial(_most_likely, steps=STEPS))
     mean, deviation = _out_of_fold(process, scaled, target, seed)
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:BACKGROUND]
     return GaussianProcess(
@@ -155,7 +157,7 @@ def _fitted(
         return process.fit(scaled, target)
 
 
-def _kernel(layout: FeatureLayout) -> Any:
+def _kernel(layout: FeatureLayout, num_pairs: int) -> Any:
     columns = np.arange(len(layout.names))
     sums = [tuple(columns[place].tolist()) for name, place in layout.blocks.items() if name in SUMMED]
     others = [tuple(columns[place].tolist()) for name, place in layout.blocks.items() if name not in SUMMED]
@@ -163,7 +165,8 @@ def _kernel(layout: FeatureLayout) -> Any:
     blocks = tuple([*others, tuple(column for block in sums for column in block)] if sums else others)
     curves = CurvesKernel(tuple(columns[layout.curves].tolist()), 1.0, LENGTH)
     together = BlocksKernel(blocks, np.ones(len(blocks)), LENGTH)
-    return ConstantKernel(1.0, VARIANCE) * curves + ConstantKernel(1.0, VARIANCE) * together + WhiteKernel(1e-1, NOISE)
+    noise = WhiteKernel(max(0.1, LEAST_NOISE / num_pairs), (LEAST_NOISE / num_pairs, MOST_NOISE))
+    return ConstantKernel(1.0, VARIANCE) * curves + ConstantKernel(1.0, VARIANCE) * together + noise
 
 
 SUMMED = ("error_sums", "sensitivity_sums", "costs")

@@ -7,12 +7,13 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from secateur.predictor.computation_aware import (
+    NOISE,
     Hyperparameters,
     deal,
     evidence_lower_bound,
     fit_computation_aware,
 )
-from secateur.predictor.gaussian_process import LENGTH, NOISE, VARIANCE
+from secateur.predictor.gaussian_process import LENGTH, VARIANCE
 from secateur.predictor.quality import rank_correlation
 
 NUM_MODULES = 6

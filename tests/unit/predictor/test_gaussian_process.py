@@ -28,6 +28,13 @@ def test_noise_is_not_learned_by_heart():
     assert np.abs(fit_gaussian_process(pairs, 0).predict(pairs.features) - pairs.target).mean() > 0.3
 
 
+@pytest.mark.parametrize("count", [25, 50, 100])
+def test_few_pairs_that_fit_exactly_are_no_proof_that_there_is_no_noise(count):
+    """The likelihood of few pairs without noise is highest without any: half a pair's share of the variance stays."""
+    process = fit_gaussian_process(draw(count, seed=1, noise=0.0), 0).process
+    assert np.exp(process.kernel_.theta[-1]) >= 0.5 / count * (1 - 1e-9)
+
+
 def test_10_000_candidates_are_ranked_in_a_few_calls_of_the_kernel_with_the_same_answer():
     """One call or many: a candidate's prediction does not depend on the others'."""
     predictor = fit_gaussian_process(draw(40, seed=0), 0)

@@ -1,10 +1,12 @@
 """A decoder folder and a text file, both small and real, for runs of the whole flow."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fresh_server import FreshServer
 from small_runs import Finished, Invoke, finish
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
@@ -12,6 +14,22 @@ from typer.testing import CliRunner
 from secateur.cli import app
 from secateur.config import RunConfig, build_config, resolve
 from secateur.demo import decoder_path, generate_documents
+from secateur.export import verify
+
+
+@pytest.fixture(scope="session")
+def fresh_server() -> Iterator[FreshServer]:
+    server = FreshServer(verify.CHECK)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checked_in_forks(fresh_server: FreshServer) -> Iterator[None]:
+    """Check exports in forks of one process that never imported Secateur; `finished`, made before, has its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(verify, "run_check", fresh_server.run_check)
+        yield
 
 
 @pytest.fixture(scope="session")

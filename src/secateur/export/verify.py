@@ -61,20 +61,7 @@ def verify_export(
         sentence = torch.tensor(dense.tokenizer(SENTENCE)["input_ids"], dtype=torch.int64)
         tokens = probe.contiguous().cpu()
         save_file({"tokens": tokens, "logits": logits.contiguous(), "sentence": sentence}, probe_path)
-        completed = subprocess.run(
-            [
-                sys.executable,
-                "-I",
-                str(CHECK),
-                str(folder),
-                str(probe_path),
-                "remote-code" if form.remote_code else "plain",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TOKENIZERS_PARALLELISM": "false"},
-        )
+        completed = run_check([str(folder), str(probe_path), "remote-code" if form.remote_code else "plain"], scratch)
     if completed.returncode != 0:
         last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
         raise ExportError(f"{folder} does not load in a fresh process: {last}")
@@ -91,3 +78,18 @@ def verify_export(
     if not seen.generates_alike_with_and_without_cache:
         raise ExportError(f"{folder} generates other tokens with its KV cache than without")
     return seen
+
+
+def run_check(arguments: list[str], scratch: str) -> subprocess.CompletedProcess[str]:
+    """Run `fresh_check.py` in a new process, where nothing of Secateur can be imported by accident.
+
+    Args:
+        scratch: Folder for what transformers keeps of modelling files, instead of the user's own.
+    """
+    return subprocess.run(
+        [sys.executable, "-I", str(CHECK), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TOKENIZERS_PARALLELISM": "false"},
+    )

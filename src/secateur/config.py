@@ -112,7 +112,7 @@ class SearchConfig(Record):
         "auto", description="auto = the one that ranks best in cross-validation, each round"
     )
     acquisition: Literal["improvement", "bound", "mean"] = Field(
-        "improvement", description="what is measured next: most expected improvement, lowest bound or best predicted"
+        "bound", description="what is measured next: lowest bound, most expected improvement or best predicted"
     )
     least_improvement: float = Field(
         0.0005,

@@ -100,7 +100,7 @@ def test_ctrl_c_says_how_to_go_on(small_config: RunConfig, tmp_path: Path) -> No
     path.write_text(to_yaml(small_config.model_copy(update={"seed": 2})))
     command = [sys.executable, "-m", "secateur", "prune", small_config.model.name, "--config", str(path)]
     process = subprocess.Popen(
-        [*command, "--out", str(root), "--set", "search.measurements=5000", "--set", "seed=2"],
+        [*command, "--out", str(root), "--set", "search.measurements=400", "--set", "seed=2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

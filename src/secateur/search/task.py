@@ -76,7 +76,7 @@ class SearchTask:
     reconstructed_share: float = 0.0
     predictor: str = "auto"
     sensitivity_share: float = 0.0
-    acquisition: str = "improvement"
+    acquisition: str = "bound"
     least_improvement: float = 0.0
     shrinks: bool = False
     second_opinion: bool = False

@@ -7,7 +7,7 @@ import pytest
 from planted import Problem
 from secateur.errors import SecateurError
 from secateur.search import rounds
-from secateur.search.rounds import search_rounds
+from secateur.search.rounds import num_to_reconstruct, search_rounds
 from secateur.search.task import ranked
 from secateur.space.cost import Budget
 from secateur.space.search_space import define_space
@@ -126,18 +126,21 @@ class TestMeasuringAfterReconstruction:
         ("num_measurements", "share", "expected"),
         [(100, 0.5, 50), (90, 0.3, 27), (90, 0.0, 0), (60, 0.1, 25), (60, 0.9, 35), (50, 0.6, 25), (49, 0.6, 0)],
     )
-    def test_takes_its_share_of_the_measurements(self, search_both, num_measurements, share, expected):
-        sliced, found, reconstructed = search_both(num_measurements, share)
-        assert len(reconstructed.measured) == expected
-        assert len(sliced.measured) == num_measurements - expected
-        assert found.num_measurements == num_measurements
+    def test_has_its_share_of_the_measurements(self, num_measurements, share, expected):
+        both = {"measure_reconstructed": lambda _batch: [], "reconstructed_share": share}
+        assert num_to_reconstruct(Problem(smooth).task(num_measurements=num_measurements, **both)) == expected
+
+    def test_spends_its_share(self, search_both):
+        sliced, found, reconstructed = search_both()
+        assert len(sliced.measured) == len(reconstructed.measured) == 50
+        assert found.num_measurements == 100
 
     def test_without_such_a_reconstruction_all_measurements_are_made_by_slices(self, space, budget):
         """The share is a setting of every run; a run without reconstruction must not lose it."""
         task = Problem(smooth, space, budget).task(num_measurements=100, num_rounds=1, reconstructed_share=0.4)
         assert len(search_rounds(task).measurements) == 100
 
-    @pytest.mark.parametrize("num_measurements", [25, 34, 49])
+    @pytest.mark.parametrize("num_measurements", [25, 49])
     def test_never_makes_more_measurements_than_were_allowed(self, search_both, num_measurements):
         """Where there are too few for two predictors."""
         assert search_both(num_measurements)[1].num_measurements <= num_measurements

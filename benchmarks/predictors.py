@@ -6,7 +6,7 @@ On recorded pairs (benchmarks/data, made by benchmarks/record_pairs.py): Kendall
 architectures that the predictor has not seen, all inside a band of 1.5 % of the budget, mean over four splits; the
 coverage of the nominal 90 % interval on them; the ablation of the features; and the time to rank 10,000 candidates.
 Sensitivities are measured around the uniform architecture and the additive optimum; rows without them say so. Writes
-benchmarks/results/predictors.json and .md.
+benchmarks/results/predictors.json and .md, in which what was not recorded anew stays.
 """
 
 import argparse
@@ -89,12 +89,38 @@ def line(cells: Iterable[object]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def table(title: str, rows: dict[str, dict], counts: tuple[int, ...], what: str = "tau") -> list[str]:
-    shown = [count for count in counts if any(count in row[what] for row in rows.values())]
+def table(title: str, rows: dict[str, dict], what: str = "tau") -> list[str]:
+    shown = [count for count in map(str, COUNTS) if any(count in row[what] for row in rows.values())]
     lines = [f"### {title}", "", line(["", *(f"{count} pairs" for count in shown)]), line(["---"] * (len(shown) + 1))]
     for name, row in rows.items():
         lines.append(line([name, *(f"{row[what][count]:.3f}" if count in row[what] else "" for count in shown)]))
     return [*lines, ""]
+
+
+def as_text(record: dict) -> str:
+    """Write all that is on record as tables."""
+    text = ["# Predictors", "", f"`python benchmarks/predictors.py`: Kendall tau, mean of {NUM_SPLITS} splits.", ""]
+    for name, found in sorted(record.items()):
+        text += [f"## {name}", "", *table("Kendall tau by predictor", found["predictors"])]
+        text += table("Coverage of the nominal 90 % interval", found["predictors"], "covered")
+        for predictor, rows in found["ablation"].items():
+            text += table(f"Kendall tau by features: {predictor.replace('_', ' ')}", rows)
+        seconds = ", ".join(
+            f"{each.replace('_', ' ')} {value:.2f}" for each, value in found["seconds_to_rank_10000"].items()
+        )
+        text += [f"Seconds to rank {RANKED:,} candidates: {seconds}", ""]
+    return "\n".join(text)
+
+
+def save(name: str, found: dict) -> None:
+    """Put what was found on record, beside what is there."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "predictors.json"
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    # As it is read back: keys of JSON are strings.
+    record = json.loads(json.dumps(record | {name: found}))
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "predictors.md").write_text(as_text(record))
 
 
 def main() -> None:
@@ -104,8 +130,6 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.recorded or sorted(path.stem.removeprefix("pairs-") for path in DATA.glob("pairs-*.json"))
     counts = COUNTS[:2] if arguments.quick else COUNTS
-    text = ["# Predictors", "", f"`python benchmarks/predictors.py`: Kendall tau, mean of {NUM_SPLITS} splits.", ""]
-    record: dict[str, object] = {"made_at": datetime.now(UTC).isoformat(timespec="seconds")}
     for name in names:
         recorded = read_recorded(name)
         orders = splits(recorded)
@@ -124,21 +148,12 @@ def main() -> None:
                 print(predictor, label, found[label]["tau"], flush=True)
         seconds = ranking_seconds(sensed)
         print("seconds to rank 10,000", seconds, flush=True)
-        text += [f"## {name}", "", *table("Kendall tau by predictor", rows, counts)]
-        text += table("Coverage of the nominal 90 % interval", rows, counts, "covered")
-        for predictor, found in ablated.items():
-            text += table(f"Kendall tau by features: {predictor.replace('_', ' ')}", found, counts)
-        text += [
-            f"Seconds to rank {RANKED:,} candidates: "
-            + ", ".join(f"{predictor.replace('_', ' ')} {value:.2f}" for predictor, value in seconds.items()),
-            "",
-        ]
-        record[name] = {"predictors": rows, "ablation": ablated, "seconds_to_rank_10000": seconds}
-    if arguments.quick:
-        return
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "predictors.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / "predictors.md").write_text("\n".join(text))
+        if not arguments.quick:
+            made_at = datetime.now(UTC).isoformat(timespec="seconds")
+            save(
+                name,
+                {"made_at": made_at, "predictors": rows, "ablation": ablated, "seconds_to_rank_10000": seconds},
+            )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class FreshServer:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         out, err = Path(scratch) / "stdout", Path(scratch) / "stderr"
-        self.process.stdin.write(json.dumps([str(out), str(err), arguments]) + "\n")
+        self.process.stdin.write(json.dumps([str(Path.cwd()), str(out), str(err), arguments]) + "\n")
         self.process.stdin.flush()
         code = int(self.process.stdout.readline())
         return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
@@ -56,9 +56,11 @@ def serve(check: str) -> None:
     for name in PRELOADED:
         __import__(name)
     for line in sys.stdin:
-        out, err, arguments = json.loads(line)
+        folder, out, err, arguments = json.loads(line)
         child = os.fork()
         if child == 0:
+            # Paths may be relative to where the caller is.
+            os.chdir(folder)
             _run(check, arguments, out, err)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 

@@ -1,6 +1,7 @@
 """`front.json`: the Pareto front among what a search measured, every point of which can be exported later."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -8,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from secateur.model.shape import DenseShape
-from secateur.report.record import Traded
+from secateur.report.record import MadePoint, Traded
 from secateur.schema import Record
 from secateur.search.objectives import COSTS, DISPARITY, QUALITY, Objectives
 from secateur.search.pareto import pareto_front
@@ -37,6 +38,9 @@ class FrontPoint(Record):
     log_ratios: dict[str, float] = Field(description="per group: log(perplexity / dense perplexity), nats per token")
     kl: float = Field(description="KL(dense || model) on the selection set, nats per token")
     cost: Cost
+    made: dict[str, float] | None = Field(
+        None, description="objectives of the model made as the result is; null where the run has not made it"
+    )
     chosen: bool = Field(description="what the run has exported")
 
 
@@ -59,7 +63,10 @@ class Front(Record):
         """Say what the chosen point gave up for less disparity; None without groups."""
         if DISPARITY not in self.objectives:
             return None
-        best, chosen = self.points[0].objectives, next(point for point in self.points if point.chosen).objectives
+        first, last = self.points[0], next(point for point in self.points if point.chosen)
+        best, chosen = first.objectives, last.objectives
+        if first.made is not None and last.made is not None:
+            best, chosen = first.made, last.made
         return Traded(
             best_quality_disparity=best[DISPARITY],
             disparity=chosen[DISPARITY],
@@ -74,16 +81,21 @@ def recorded_objectives(objectives: Objectives) -> tuple[str, ...]:
     return (QUALITY, DISPARITY) if objectives.groups else (QUALITY, "decoder_parameters")
 
 
-def front_of(found: Found, shape: DenseShape, chosen: Architecture) -> Front:
-    """Take the Pareto front of what a search measured at the budget."""
+def front_of(found: Found, shape: DenseShape, chosen: Architecture, made: Sequence[MadePoint] = ()) -> Front:
+    """Take the Pareto front of what a search measured at the budget.
+
+    Args:
+        made: What the choice was between, where models were made for it.
+    """
     objectives, measured = found.objectives, ranked(found.measurements)
+    as_made = {point.architecture: point.objectives for point in made}
     names = recorded_objectives(objectives)
     values = [objectives.measured(measurement, shape, names) for measurement in measured]
     on_front = pareto_front(np.array([list(each.values()) for each in values]))
     listed = {*on_front, *(index for index, each in enumerate(measured) if each.architecture == chosen)}
     ordered = sorted(listed, key=lambda index: (values[index][QUALITY], measured[index].architecture.key))
     points = [
-        _point(number, measured[index], values[index], objectives, shape, chosen)
+        _point(number, measured[index], values[index], objectives, shape, chosen, as_made)
         for number, index in enumerate(ordered, start=1)
     ]
     quality_unit = GROUP_QUALITY_UNIT if objectives.groups else QUALITY_UNIT
@@ -105,6 +117,7 @@ def _point(
     objectives: Objectives,
     shape: DenseShape,
     chosen: Architecture,
+    made: Mapping[Architecture, dict[str, float]],
 ) -> FrontPoint:
     assert measurement.kl is not None, "ranked measurements have a KL"
     return FrontPoint(
@@ -114,6 +127,7 @@ def _point(
         log_ratios=objectives.log_ratios(measurement),
         kl=measurement.kl,
         cost=cost_of(shape, measurement.architecture),
+        made=made.get(measurement.architecture),
         chosen=measurement.architecture == chosen,
     )
 

@@ -37,6 +37,13 @@ class BudgetUse(Record):
     dense: int | float = Field(description="what the dense model has")
 
 
+class MadePoint(Record):
+    """A point of the front with its objectives after all that the result has had, on the selection sets."""
+
+    architecture: Architecture
+    objectives: dict[str, float]
+
+
 class Choice(Record):
     """The chosen architecture on the selection set."""
 
@@ -53,6 +60,10 @@ class Choice(Record):
         None, description="after a gain per module was matched; null if there was none to match or none helped"
     )
     num_finalists: int = Field(description="architectures that were cut out and compared on the selection set")
+    made: tuple[MadePoint, ...] = Field(
+        (),
+        description="points of the front that were made as the result is, of runs that weigh disparity against quality",
+    )
 
 
 class Traded(Record):
@@ -109,7 +120,9 @@ class Report(Record):
         "baseline is no worse than dense"
     )
     choice: Choice
-    traded: Traded | None = Field(None, description="of runs with groups, as the search measured it")
+    traded: Traded | None = Field(
+        None, description="of runs with groups: of models made as the result is, else as the search measured"
+    )
     drop: DropRecord | None = Field(None, description="of runs with `--max-drop`")
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")

@@ -150,8 +150,8 @@ def summary_lines(report: Report) -> list[str]:
         traded = report.traded
         lines.append(
             f"disparity {traded.best_quality_disparity:.3f} -> {traded.disparity:.3f} at "
-            f"{traded.mean_perplexity_ratio - 1:.1%} worse mean perplexity than the best-quality point (both measured "
-            "on the groups' selection windows)"
+            f"{traded.mean_perplexity_ratio - 1:.1%} worse mean perplexity than the best-quality point (both on the "
+            "groups' selection windows)"
         )
     if report.rounds:
         quality = report.rounds[-1].quality

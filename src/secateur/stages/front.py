@@ -26,7 +26,7 @@ from secateur.stages.run import Run
 
 def front_stage(run: Run, found: Found, choice: Choice) -> Front:
     """Write `front.json`."""
-    front = front_of(found, run.inputs.shape, choice.architecture)
+    front = front_of(found, run.inputs.shape, choice.architecture, choice.made)
     with written_whole(run.folder.front) as path:
         path.write_text(front.model_dump_json(indent=1) + "\n")
     return front

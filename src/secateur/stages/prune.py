@@ -14,11 +14,14 @@ from secateur.pruning.bank import WeightBank
 from secateur.pruning.gains import MOST_EVALUATIONS, match_gains, scaled_by
 from secateur.pruning.sequence import DenseStreams, reconstruct_in_sequence
 from secateur.pruning.surgery import prune
-from secateur.report.record import Choice
+from secateur.report.record import Choice, MadePoint
 from secateur.runs.progress import StageClock, stage_clock
-from secateur.search.task import Found
+from secateur.search.compromise import least_disparity_made
+from secateur.search.objectives import DISPARITY, loss_target
+from secateur.search.task import Found, ranked
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement
+from secateur.stages.groups import group_losses, group_references
 from secateur.stages.run import Run
 
 
@@ -37,12 +40,46 @@ def prune_stage(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
     """Make the pruned model that does best on the selection set.
 
     With sequential reconstruction the finalists of the search are all cut and reconstructed, since what it gains
-    differs between architectures that measured alike.
+    differs between architectures that measured alike. Where disparity is weighed against quality, what is compared is
+    made whole, gains included.
     """
+    if found.objectives.choose == "least_disparity" and _sequential(run) and found.finalists:
+        return _compromise(run, bank, found)
     finalists = found.finalists[: run.config.search.finalists if _sequential(run) else 1] or [found.best]
     steps = run.inputs.dense.shape.num_modules * len(finalists) + MOST_EVALUATIONS if _sequential(run) else None
     with stage_clock("prune", run.listener, steps) as clock:
         pruned, choice = cut_best(run, bank, finalists, clock, reconstructed_before=found.reconstructed)
+    run.store.end_stage("prune", clock.seconds, choice.model_dump(mode="json"))
+    return pruned, choice
+
+
+def _compromise(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedModel, Choice]:
+    """Make the best quality and what promises little disparity at the price; the rule is applied to what was made."""
+    wanted, shape, measured = found.objectives, run.inputs.shape, ranked(found.measurements)
+    groups = group_references(run, Role.SELECTION)
+    most = max(run.config.search.finalists, 2)
+    last: dict[int, tuple[PreTrainedModel, Choice]] = {}
+    with stage_clock("prune", run.listener, most * (shape.num_modules + MOST_EVALUATIONS)) as clock:
+
+        def make(index: int) -> dict[str, float]:
+            # One model at a time: the one that is chosen is made once more where it was not the last.
+            last.clear()
+            last[index] = cut_best(run, bank, [measured[index]], clock, reconstructed_before=found.reconstructed)
+            model, _ = last[index]
+            losses = {loss_target(name): loss for name, loss in group_losses(run, model, groups).items()}
+            return wanted.measured(measured[index].model_copy(update={"targets": losses}), shape)
+
+        points = [wanted.measured(measurement, shape) for measurement in measured]
+        index, made = least_disparity_made(points, make, wanted.within, most)
+        if index not in last:
+            make(index)
+        pruned, choice = last[index]
+        architectures = [measured[each].architecture for each in made]
+        points_made = [
+            MadePoint(architecture=a, objectives=dict(o)) for a, o in zip(architectures, made.values(), strict=True)
+        ]
+        choice = choice.model_copy(update={"num_finalists": len(made), "made": tuple(points_made)})
+        clock.note += f", disparity {made[index][DISPARITY]:.3f} of {len(made)} that were made"
     run.store.end_stage("prune", clock.seconds, choice.model_dump(mode="json"))
     return pruned, choice
 

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from planted import BUDGET, SHAPE, SPACE, Problem
 from secateur.report.front import Front, front_of, front_table
+from secateur.report.record import MadePoint
 from secateur.search.objectives import Objectives
 from secateur.search.task import Found
 from secateur.space.sampling import sample_architectures
@@ -55,6 +56,19 @@ def test_what_was_traded_is_between_the_best_quality_and_the_chosen(measured):
     assert traded.best_quality_disparity == pytest.approx(0.4)
     assert traded.disparity == pytest.approx(0.1)
     assert traded.mean_perplexity_ratio == pytest.approx(math.exp(0.05))
+
+
+def test_of_points_that_were_made_is_said_what_was_traded_as_they_are(measured):
+    made = [
+        MadePoint(architecture=measured[index].architecture, objectives={"quality": quality, "disparity": disparity})
+        for index, quality, disparity in ((0, 0.25, 0.5), (1, 0.28, 0.2))
+    ]
+    found = Found(measured, [measured[1]], objectives=Objectives(("quality", "disparity"), DENSE))
+    with_made = front_of(found, SHAPE, measured[1].architecture, made)
+    assert [point.made for point in with_made.points] == [made[0].objectives, made[1].objectives, None]
+    traded = with_made.traded()
+    assert (traded.best_quality_disparity, traded.disparity) == (0.5, 0.2)
+    assert traded.mean_perplexity_ratio == pytest.approx(math.exp(0.03))
 
 
 def test_one_objective_is_weighed_against_parameters_and_trades_nothing(measured):

@@ -91,6 +91,7 @@ def test_the_choice_is_the_least_disparity_within_its_price_of_what_was_made(gro
     assert traded.mean_perplexity_ratio <= 1.02
 
 
+@torch.no_grad()
 def test_what_the_report_says_was_traded_is_so(grouped: Finished, front: Front, grouped_config: RunConfig) -> None:
     """The selection windows of the groups, by the model that was exported."""
     inputs = load_inputs(grouped_config)

@@ -95,7 +95,8 @@ def test_the_choice_is_the_least_disparity_within_its_price_of_what_was_made(gro
 def test_what_the_report_says_was_traded_is_so(grouped: Finished, front: Front, grouped_config: RunConfig) -> None:
     """The selection windows of the groups, by the model that was exported."""
     inputs = load_inputs(grouped_config)
-    exported = AutoModelForCausalLM.from_pretrained(grouped.root / "exported", trust_remote_code=True)
+    folder = grouped.root / "exported"
+    exported = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)  # which this run has just written
     ratios = []
     for name, dense in front.dense_losses.items():
         tokens = inputs.groups[name][Role.SELECTION].tokens

@@ -59,7 +59,7 @@ def _compromise(run: Run, bank: WeightBank, found: Found) -> tuple[PreTrainedMod
     groups = group_references(run, Role.SELECTION)
     most = max(run.config.search.finalists, 2)
     last: dict[int, tuple[PreTrainedModel, Choice]] = {}
-    with stage_clock("prune", run.listener, most * (shape.num_modules + MOST_EVALUATIONS)) as clock:
+    with stage_clock("prune", run.listener, (most + 1) * (shape.num_modules + MOST_EVALUATIONS)) as clock:
 
         def make(index: int) -> dict[str, float]:
             # One model at a time: the one that is chosen is made once more where it was not the last.

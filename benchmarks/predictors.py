@@ -29,7 +29,7 @@ COUNTS = (25, 50, 100, 200)
 NUM_SPLITS = 4
 CENTRES = ("uniform", "additive")
 RANKED = 10_000
-# The best of those that learn a function, and the simplest: what one makes of kept ratios by itself the other is told.
+# The best single predictor, and the simplest: a feature that one does without may be what the other lives on.
 ABLATED = ("gaussian_process", "ridge")
 KNOWN = tuple(name for name in DEFAULT_FEATURES if not name.startswith("sensitivity"))
 

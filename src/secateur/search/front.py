@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.search.nsga import optimise, slices
-from secateur.search.objectives import QUALITY, fit_objectives
+from secateur.search.objectives import DISPARITY, QUALITY, fit_objectives
 from secateur.search.pareto import choose_point, front_after_front, spread
 from secateur.search.propose import initial_candidates
 from secateur.search.rounds import fit_to_learn_from, from_ranking, num_initial, num_to_reconstruct
@@ -18,8 +19,10 @@ from secateur.space.candidate import Candidate, Measurement
 from secateur.space.encoding import FeatureTable
 from secateur.space.search_space import Levels
 
-# Of a round's batch, where the choice is the least disparity at a price: made where the choice will be made.
-FOCUS_SHARE = 0.5
+# Of a round's batch, where the choice is the least disparity at a price: the best quality, from which a price counts,
+# and the least disparity at such shares of it.
+QUALITY_SHARE, PRICE_SHARE = 0.25, 0.5
+LEAST_PRICE, MOST_PRICE = 0.5, 1.25
 
 
 def search_front(task: SearchTask) -> Found:
@@ -126,14 +129,19 @@ def _one_round(
     seed = derive_seed(task.seed, "front", number)
     seen = optimise(space, task.budget, predicted, start, seed, sliced=bool(wanted.bound_costs))
     known = {space.levels(measurement.architecture) for measurement in measured}
-    batch = _batch(task, {levels: values for levels, values in seen.items() if levels not in known}, pairs, count)
+    batch = choose_batch(task, {levels: values for levels, values in seen.items() if levels not in known}, pairs, count)
     return qualities, [task.candidate(levels, "predicted", number) for levels in batch]
 
 
-def _batch(
+def choose_batch(
     task: SearchTask, new: dict[Levels, tuple[float, ...]], pairs: Sequence[Measurement], count: int
 ) -> list[Levels]:
-    """Choose what to measure: spread over the predicted front, and closer together where the choice will be made."""
+    """Choose what to measure: spread over the predicted front, and more of it where a price decides.
+
+    A price counts from the best quality, so that end is looked for as a search for quality alone would; then, for one
+    price after another, what has the least disparity among what costs no more (the epsilon-constraint method), around
+    the price that may be paid, since it is a prediction that says what is within it.
+    """
     wanted = task.objectives
     chosen: dict[Levels, None] = {}
 
@@ -144,10 +152,15 @@ def _batch(
             chosen.update(dict.fromkeys(left[index] for index in spread(values, number)))
 
     if wanted.choose == "least_disparity":
-        quality = wanted.names.index(QUALITY)
+        quality, disparity = wanted.names.index(QUALITY), wanted.names.index(DISPARITY)
         best = min(wanted.measured(measurement, task.space.shape)[QUALITY] for measurement in pairs)
         best = min(best, *(values[quality] for values in new.values())) if new else best
-        close = [levels for levels, values in new.items() if values[quality] <= best + math.log1p(wanted.within)]
-        take(close, math.ceil(FOCUS_SHARE * count))
+        by_quality = sorted(new, key=lambda levels: new[levels][quality])
+        by_disparity = sorted(new, key=lambda levels: new[levels][disparity])
+        chosen.update(dict.fromkeys(by_quality[: math.ceil(QUALITY_SHARE * count)]))
+        for share in np.linspace(LEAST_PRICE, MOST_PRICE, math.ceil(PRICE_SHARE * count)):
+            allowed = best + share * math.log1p(wanted.within)
+            left = (levels for levels in by_disparity if levels not in chosen and new[levels][quality] <= allowed)
+            chosen.update(dict.fromkeys(islice(left, 1)))
     take(list(new), count - len(chosen))
-    return list(chosen)
+    return list(chosen)[:count]

@@ -7,7 +7,7 @@ import pytest
 
 from planted import BUDGET, SHAPE, SPACE, Problem
 from secateur.errors import SecateurError
-from secateur.search.front import search_front
+from secateur.search.front import choose_batch, search_front
 from secateur.search.nsga import optimise, slices
 from secateur.search.objectives import Objectives
 from secateur.search.pareto import pareto_front
@@ -104,6 +104,26 @@ def test_the_finalist_is_the_least_disparity_at_its_price():
     allowed = values[values[:, 0] <= values[:, 0].min() + np.log(1.02)]
     assert disparity == allowed[:, 1].min()
     assert quality <= values[:, 0].min() + np.log(1.02)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 20])
+def test_a_batch_looks_for_the_best_quality_and_around_the_price(count):
+    """Predicted disparity falls as quality gets worse, so that each price has one architecture that is best there."""
+    planted = problem()
+    task = planted.task(objectives=GROUPS)
+    drawn = [SPACE.levels(a) for a in sample_architectures(SPACE, BUDGET, 120, seed=3)]
+    losses = np.linspace(0.30, 0.50, len(drawn))
+    predicted = {levels: (float(x), float(1 - x)) for levels, x in zip(drawn, losses, strict=True)}
+    measured = planted.measure([task.candidate(drawn[0], "sampled")])
+    batch = choose_batch(task, predicted, measured, count)
+    assert len(batch) == len(set(batch)) == count
+    assert batch[0] == drawn[0], "the best quality is where a price counts from"
+    if count >= 8:
+        best = min(GROUPS.measured(measured[0], SHAPE)["quality"], losses[0])
+        chosen = np.array([predicted[levels][0] for levels in batch]) - best
+        near = (chosen >= 0.4 * np.log1p(0.02)) & (chosen <= 1.25 * np.log1p(0.02))
+        assert near.sum() >= count // 4
+        assert chosen.max() > 0.1, "and the rest is spread over the whole front"
 
 
 def test_rounds_tell_of_every_predictor_and_the_weakest_speaks_for_them():

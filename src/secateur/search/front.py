@@ -1,27 +1,29 @@
 """The search for several objectives: measure a first set, then what NSGA-II finds on predictions, round after round."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 
+from secateur.predictor.protocol import Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
+from secateur.search.acquisition import BOUND_DEVIATIONS
 from secateur.search.nsga import optimise, slices
 from secateur.search.objectives import DISPARITY, QUALITY, fit_objectives
 from secateur.search.pareto import choose_point, front_after_front, spread
-from secateur.search.propose import initial_candidates
+from secateur.search.propose import initial_candidates, predicted_candidates
 from secateur.search.rounds import fit_to_learn_from, from_ranking, num_initial, num_to_reconstruct
 from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.encoding import FeatureTable
 from secateur.space.search_space import Levels
 
-# Of a round's batch, where the choice is the least disparity at a price: the best quality, from which a price counts,
-# and the least disparity at such shares of it.
-QUALITY_SHARE, PRICE_SHARE = 0.25, 0.5
+# Of a round's batch, where the choice is the least disparity at a price: the best quality, from which a price counts;
+# of what is left, the least disparity at such shares of it.
+QUALITY_SHARE, PRICE_SHARE = 0.25, 0.6
 LEAST_PRICE, MOST_PRICE = 0.5, 1.25
 
 
@@ -129,8 +131,32 @@ def _one_round(
     seed = derive_seed(task.seed, "front", number)
     seen = optimise(space, task.budget, predicted, start, seed, sliced=bool(wanted.bound_costs))
     known = {space.levels(measurement.architecture) for measurement in measured}
-    batch = choose_batch(task, {levels: values for levels, values in seen.items() if levels not in known}, pairs, count)
-    return qualities, [task.candidate(levels, "predicted", number) for levels in batch]
+    ends = _quality_end(task, table, predictors, pairs, count, number) if wanted.choose == "least_disparity" else []
+    known |= {space.levels(candidate.architecture) for candidate in ends}
+    new = {levels: values for levels, values in seen.items() if levels not in known}
+    batch = choose_batch(task, new, pairs, count - len(ends))
+    return qualities, [*ends, *(task.candidate(levels, "predicted", number) for levels in batch)]
+
+
+def _quality_end(
+    task: SearchTask,
+    table: FeatureTable,
+    predictors: Mapping[str, Predictor],
+    pairs: Sequence[Measurement],
+    count: int,
+    number: int,
+) -> list[Candidate]:
+    """Propose what may be of the best quality, as the search for quality alone does: a price counts from there."""
+    wanted, space = task.objectives, task.space
+    quality = [wanted.measured(measurement, space.shape)[QUALITY] for measurement in pairs]
+    best_first = [space.levels(pairs[place].architecture) for place in np.argsort(quality, kind="stable")]
+
+    def lowest(rows: np.ndarray) -> np.ndarray:
+        features = table.features(rows)
+        posteriors = [predictor.posterior(features) for predictor in predictors.values()]
+        return np.mean([mean - BOUND_DEVIATIONS * deviation for mean, deviation in posteriors], axis=0)
+
+    return predicted_candidates(task, lowest, best_first, math.ceil(QUALITY_SHARE * count), number)
 
 
 def choose_batch(
@@ -138,9 +164,8 @@ def choose_batch(
 ) -> list[Levels]:
     """Choose what to measure: spread over the predicted front, and more of it where a price decides.
 
-    A price counts from the best quality, so that end is looked for as a search for quality alone would; then, for one
-    price after another, what has the least disparity among what costs no more (the epsilon-constraint method), around
-    the price that may be paid, since it is a prediction that says what is within it.
+    For one price after another, what has the least disparity among what costs no more (the epsilon-constraint method),
+    around the price that may be paid, since it is a prediction that says what is within it.
     """
     wanted = task.objectives
     chosen: dict[Levels, None] = {}
@@ -155,9 +180,7 @@ def choose_batch(
         quality, disparity = wanted.names.index(QUALITY), wanted.names.index(DISPARITY)
         best = min(wanted.measured(measurement, task.space.shape)[QUALITY] for measurement in pairs)
         best = min(best, *(values[quality] for values in new.values())) if new else best
-        by_quality = sorted(new, key=lambda levels: new[levels][quality])
         by_disparity = sorted(new, key=lambda levels: new[levels][disparity])
-        chosen.update(dict.fromkeys(by_quality[: math.ceil(QUALITY_SHARE * count)]))
         for share in np.linspace(LEAST_PRICE, MOST_PRICE, math.ceil(PRICE_SHARE * count)):
             allowed = best + share * math.log1p(wanted.within)
             left = (levels for levels in by_disparity if levels not in chosen and new[levels][quality] <= allowed)

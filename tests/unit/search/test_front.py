@@ -107,7 +107,7 @@ def test_the_finalist_is_the_least_disparity_at_its_price():
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 20])
-def test_a_batch_looks_for_the_best_quality_and_around_the_price(count):
+def test_a_batch_looks_around_the_price(count):
     """Predicted disparity falls as quality gets worse, so that each price has one architecture that is best there."""
     planted = problem()
     task = planted.task(objectives=GROUPS)
@@ -117,7 +117,6 @@ def test_a_batch_looks_for_the_best_quality_and_around_the_price(count):
     measured = planted.measure([task.candidate(drawn[0], "sampled")])
     batch = choose_batch(task, predicted, measured, count)
     assert len(batch) == len(set(batch)) == count
-    assert batch[0] == drawn[0], "the best quality is where a price counts from"
     if count >= 8:
         best = min(GROUPS.measured(measured[0], SHAPE)["quality"], losses[0])
         chosen = np.array([predicted[levels][0] for levels in batch]) - best

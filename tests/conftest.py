@@ -20,11 +20,12 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur.data import Role, TokenSet
 from secateur.model.families import find_family
 from secateur.model.loading import DenseModel
+from secateur.model.separate import separate
 from secateur.model.shape import read_shape
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank, build_bank
@@ -38,6 +39,14 @@ KV_HEADS = 4
 FFN_WIDTH = 48
 WIDTHS = ((0, 1, 2, 3, 4), (0, 8, 16, 24, 32, 40, 48)) * NUM_LAYERS
 
+# What a tiny model of a family is given besides: sizes under other names, and what its config would refuse.
+FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "opt": {"ffn_dim": FFN_WIDTH, "word_embed_proj_dim": 32, "pad_token_id": 2, "dropout": 0.0},
+    "gpt2": {"n_inner": FFN_WIDTH},
+    "phi3": {"pad_token_id": 2},
+    "smollm3": {"pad_token_id": 2},
+}
 ARCHITECTURES = {
     "dense": (4, 48, 4, 48, 4, 48),
     "uniform": (3, 40, 3, 40, 3, 40),
@@ -96,7 +105,7 @@ def build_model(
     family: str = "llama", queries_per_group: int = 2, tied: bool = False, seed: int = 0, **overrides: Any
 ) -> PreTrainedModel:
     """A decoder with random weights, large enough that its logits are far from uniform."""
-    prefix = find_family(family).class_prefix
+    entry = find_family(family)
     settings: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -111,16 +120,15 @@ def build_model(
         "bos_token_id": 0,
         "eos_token_id": 1,
     }
-    if family == "mistral":
-        settings["sliding_window"] = None
-    config = getattr(transformers, f"{prefix}Config")(**(settings | overrides))
+    settings |= FAMILY_SETTINGS.get(family, {})
+    config = CONFIG_MAPPING[family](**(settings | overrides))
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config).float()
+    model = getattr(transformers, f"{entry.class_prefix}{entry.model_class}")(config).float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # norms begin at one and biases at zero, where a mistake would not show
                 parameter.add_(0.3 * torch.randn_like(parameter))
-            if name == "model.norm.weight":
+            if name == f"{entry.final_norm}.weight":
                 parameter.mul_(3)
     return model.eval().requires_grad_(False)
 
@@ -128,6 +136,7 @@ def build_model(
 def build_dense(*args: Any, stored_dtype: str = "float32", **kwargs: Any) -> DenseModel:
     model = build_model(*args, **kwargs)
     family = find_family(model.config.model_type)
+    separate(model, family)
     return DenseModel("tiny", model, build_tokenizer(), family, read_shape(model, family), stored_dtype)
 
 

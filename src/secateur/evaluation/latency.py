@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from secateur.model.loading import DenseModel
-from secateur.model.shape import BlockKind, decoder_layers, group_tensors
+from secateur.model.heads import set_heads
+from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_layers, group_tensors
 from secateur.model.walk import DecoderWalk
 from secateur.space.latency_table import LatencyTable, PhaseLatency
 
@@ -135,19 +136,26 @@ def narrowed(dense: DenseModel, kind: BlockKind, width: int) -> tuple[nn.Module,
     lie too far apart to be timed for those of a small model.
     """
     layer = decoder_layers(dense.model, dense.family)[0]
-    names = dense.family.attention if kind is BlockKind.ATTENTION else dense.family.mlp
-    spared: dict[int, Any] = {id(p): p for p in getattr(layer, names.module).parameters()}
-    module: nn.Module = copy.deepcopy(getattr(layer, names.module), memo=spared)
+    names = block_names(dense.family, kind)
+    whole = layer.get_submodule(names.module)
+    spared: dict[int, Any] = {id(p): p for p in whole.parameters()}
+    module: nn.Module = copy.deepcopy(whole, memo=spared)
     num_groups = dense.shape.block(kind).num_groups
     for name, (projection, axis) in group_tensors(layer, dense.family, kind).items():
         kept = projection.weight.shape[axis] // num_groups * width
         weight, bias = projection.weight.narrow(axis, 0, kept).contiguous(), projection.bias
-        copied: nn.Linear = getattr(module, name)
+        copied = module.get_submodule(name)
         copied.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None and axis == 0:
             copied.bias = nn.Parameter(bias[:kept], requires_grad=False)
         copied.out_features, copied.in_features = weight.shape
-    return getattr(layer, names.norm), module
+    for norm in cut_norms(layer, dense.family, kind):
+        for entry, parameter in list(module.get_submodule(norm).named_parameters()):
+            kept = len(parameter) // num_groups * width
+            setattr(module.get_submodule(norm), entry, nn.Parameter(parameter[:kept], requires_grad=False))
+    if kind is BlockKind.ATTENTION:
+        set_heads(module, dense.family, width, num_groups)
+    return layer.get_submodule(names.norm) if names.norm else nn.Identity(), module
 
 
 def _block_work(
@@ -155,6 +163,7 @@ def _block_work(
 ) -> tuple[Work, Work]:
     """Give the work of one block on a prompt, and on one token with the prompt cached."""
     norm, module = narrowed(dense, kind, width)
+    post_norm = block_names(dense.family, kind).post_norm
     shape, config = dense.shape, dense.model.config
     prompt = torch.randn(batch, length, shape.hidden_size, dtype=dense.model.dtype, device=walk.device)
     token = prompt[:, :1].contiguous()
@@ -162,7 +171,7 @@ def _block_work(
     def run(hidden: Tensor, arguments: Mapping[str, Any]) -> Callable[[], object]:
         def block() -> Tensor:
             output = module(norm(hidden), **arguments)
-            return hidden + (output[0] if isinstance(output, tuple) else output)
+            return hidden + walk.scaled(walk.layers[0], post_norm, output[0] if isinstance(output, tuple) else output)
 
         return block
 

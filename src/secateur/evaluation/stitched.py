@@ -79,10 +79,11 @@ class StitchedModel:
         return stream
 
     def _module(self, module: int, width: int, stream: list[Tensor]) -> list[Tensor]:
+        layer, kind = module_of(module)
         if width == 0:
-            return stream
+            return [self._walk.add(kind, state, None) for state in stream]
         weights = self._bank.slices(module, width)
-        return [self._walk.block(*module_of(module), hidden, weights) for hidden in stream]
+        return [self._walk.block(layer, kind, state, weights) for state in stream]
 
 
 @torch.no_grad()

@@ -1,10 +1,13 @@
-"""Decoder families as data: the names under which each keeps its projections.
+"""Decoder families as data: the names under which each keeps its projections, and what sets it apart.
 
-A family is one entry of `FAMILIES`. All entries share one residual form, which `model.walk` and the exported modelling
-file rely on:
+A family is one entry of `FAMILIES`; docs/families.md says how to add one. All share one residual form, with x the input
+of a layer:
 
-    hidden = hidden + attention(attention_norm(hidden))
-    hidden = hidden + mlp(mlp_norm(hidden))
+    h = x + scale * post_norm(attention(norm(x)))
+    h + scale * post_norm(mlp(norm(h)))      or, where the residual is parallel, norm(x) in the MLP
+
+in which norms may be absent and the scale is one for most. Fused projections are separated when a model is loaded
+(`model.separate`), so that names with a dot, as `qkv_proj.key`, are parts of one that the checkpoint stores whole.
 """
 
 from dataclasses import dataclass
@@ -13,48 +16,108 @@ from secateur.errors import ModelError, suggestion
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """A projection that is stored as several, one behind the other along its outputs.
+
+    `parts` name them; a part has `query`, `key` or `value` rows in attention, and the FFN's width in an MLP.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AttentionNames:
-    """Names inside one decoder layer. `head_norms` act on each head and are shared by all heads (q/k norms)."""
+    """Names inside one decoder layer.
+
+    Attributes:
+        norm: Of the block's input; empty where there is none.
+        post_norm: Of the block's output, before it is added; empty where there is none.
+        inputs: Projections whose outputs are cut with the heads, each in equal parts per KV-head group.
+        head_norms: Act on each head and are shared by all heads (q/k norms); nothing of them is cut.
+        cut_norms: Act on all heads together; cut with them.
+        stacked: A fused projection into the heads.
+        head_counts, kv_head_counts, query_widths: Attributes of the module, or of its config where they begin with
+            `config.`, that hold a number of query heads, of KV heads, or of query columns; narrower modules need others.
+    """
 
     norm: str = "input_layernorm"
+    post_norm: str = ""
     module: str = "self_attn"
-    query: str = "q_proj"
-    key: str = "k_proj"
-    value: str = "v_proj"
+    inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     output: str = "o_proj"
     head_norms: tuple[str, ...] = ()
+    cut_norms: tuple[str, ...] = ()
+    stacked: Stacked | None = None
+    head_counts: tuple[str, ...] = ()
+    kv_head_counts: tuple[str, ...] = ()
+    query_widths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class MlpNames:
-    """Names inside one decoder layer. `inputs` are the projections whose output channels are the FFN channels."""
+    """Names inside one decoder layer.
+
+    Attributes:
+        inputs: Projections whose output channels are the FFN channels.
+        stacked: A fused projection into the channels.
+        gathered: Projection in, activation and projection out, where the layer holds them without a module of their
+            own; they are gathered into one under the first name when a model is loaded.
+    """
 
     norm: str = "post_attention_layernorm"
+    post_norm: str = ""
     module: str = "mlp"
     inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     output: str = "down_proj"
+    stacked: Stacked | None = None
+    gathered: tuple[str, str, str] | None = None
+    cut_norms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Family:
     """One decoder family.
 
-    `class_prefix` is what transformers puts before `ForCausalLM`, `Config` and `DecoderLayer`. `uniform_as` names the
-    family whose stock classes express a uniformly pruned model of this one with the same mathematics and tensor names;
-    it differs from the family itself where the family's config refuses a head count that does not divide the hidden
-    size.
+    Attributes:
+        class_prefix: What transformers puts before `Config`, and before `model_class` and `layer_class`.
+        uniform_as: The family whose stock classes express a uniformly pruned model of this one with the same
+            mathematics and tensor names; another than itself where its config refuses a head count that does not divide
+            the hidden size.
+        layers, embedding, final_norm, head: Paths from the model.
+        heads_divide_hidden: Stock classes compute the head size from the hidden size, so that they hold no other number
+            of heads than the dense one.
+        parallel_residual: Attribute of a layer that says whether its residual is parallel; empty where it never is.
+        residual_scale: Attribute of a layer that holds the factor of what is added; empty where there is none.
+        logits_divisor, logits_cap: Entries of the config by which logits are divided, or are softly capped at.
+        norms_add_one: Norms multiply by one plus their weight.
+        conv1d: Projections are transformers' Conv1D, which keep their weight transposed.
+        wanted: Entries of the config, with the value by which the family has the form above.
     """
 
     model_type: str
     class_prefix: str
     uniform_as: str
+    model_class: str = "ForCausalLM"
+    layer_class: str = "DecoderLayer"
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens"
     final_norm: str = "model.norm"
     head: str = "lm_head"
     attention: AttentionNames = AttentionNames()
     mlp: MlpNames = MlpNames()
+    heads_divide_hidden: bool = False
+    parallel_residual: str = ""
+    residual_scale: str = ""
+    logits_divisor: str = ""
+    logits_cap: str = ""
+    norms_add_one: bool = False
+    conv1d: bool = False
+    wanted: tuple[tuple[str, object], ...] = ()
 
+
+QKV = ("query", "key", "value")
+SANDWICH = {"norm": "pre_feedforward_layernorm", "post_norm": "post_feedforward_layernorm"}
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -70,6 +133,117 @@ FAMILIES: dict[str, Family] = {
             uniform_as="qwen3",
             attention=AttentionNames(head_norms=("q_norm", "k_norm")),
         ),
+        Family(model_type="smollm3", class_prefix="SmolLM3", uniform_as="smollm3"),
+        Family(
+            model_type="granite",
+            class_prefix="Granite",
+            uniform_as="granite",
+            residual_scale="residual_multiplier",
+            logits_divisor="logits_scaling",
+        ),
+        Family(
+            model_type="starcoder2",
+            class_prefix="Starcoder2",
+            uniform_as="starcoder2",
+            mlp=MlpNames(inputs=("c_fc",), output="c_proj"),
+        ),
+        Family(
+            model_type="olmo2",
+            class_prefix="Olmo2",
+            uniform_as="olmo2",
+            attention=AttentionNames(
+                norm="", post_norm="post_attention_layernorm", cut_norms=("q_norm", "k_norm")
+            ),
+            mlp=MlpNames(norm="", post_norm="post_feedforward_layernorm"),
+        ),
+        Family(
+            model_type="gemma2",
+            class_prefix="Gemma2",
+            uniform_as="gemma2",
+            attention=AttentionNames(post_norm="post_attention_layernorm"),
+            mlp=MlpNames(**SANDWICH),
+            norms_add_one=True,
+            logits_cap="final_logit_softcapping",
+        ),
+        Family(
+            model_type="gemma3_text",
+            class_prefix="Gemma3",
+            uniform_as="gemma3_text",
+            attention=AttentionNames(post_norm="post_attention_layernorm", head_norms=("q_norm", "k_norm")),
+            mlp=MlpNames(**SANDWICH),
+            norms_add_one=True,
+            logits_cap="final_logit_softcapping",
+        ),
+        Family(
+            model_type="phi3",
+            class_prefix="Phi3",
+            uniform_as="phi3",
+            attention=AttentionNames(
+                inputs=tuple(f"qkv_proj.{part}" for part in QKV),
+                stacked=Stacked("qkv_proj", QKV),
+                head_counts=("config.num_attention_heads",),
+                kv_head_counts=("num_key_value_heads", "config.num_key_value_heads"),
+            ),
+            mlp=MlpNames(
+                inputs=("gate_up_proj.gate", "gate_up_proj.up"), stacked=Stacked("gate_up_proj", ("gate", "up"))
+            ),
+        ),
+        Family(
+            model_type="gpt_neox",
+            class_prefix="GPTNeoX",
+            uniform_as="gpt_neox",
+            layer_class="Layer",
+            layers="gpt_neox.layers",
+            embedding="gpt_neox.embed_in",
+            final_norm="gpt_neox.final_layer_norm",
+            head="embed_out",
+            # The fused projection holds query, key and value of one head after another: it is cut as it is.
+            attention=AttentionNames(module="attention", inputs=("query_key_value",), output="dense"),
+            mlp=MlpNames(inputs=("dense_h_to_4h",), output="dense_4h_to_h"),
+            heads_divide_hidden=True,
+            parallel_residual="use_parallel_residual",
+        ),
+        Family(
+            model_type="gpt2",
+            class_prefix="GPT2",
+            uniform_as="gpt2",
+            model_class="LMHeadModel",
+            layer_class="Block",
+            layers="transformer.h",
+            embedding="transformer.wte",
+            final_norm="transformer.ln_f",
+            attention=AttentionNames(
+                norm="ln_1",
+                module="attn",
+                inputs=tuple(f"c_attn.{part}" for part in QKV),
+                output="c_proj",
+                stacked=Stacked("c_attn", QKV),
+                head_counts=("num_heads",),
+                query_widths=("split_size",),
+            ),
+            mlp=MlpNames(norm="ln_2", inputs=("c_fc",), output="c_proj"),
+            heads_divide_hidden=True,
+            conv1d=True,
+            wanted=(("add_cross_attention", False),),
+        ),
+        Family(
+            model_type="opt",
+            class_prefix="OPT",
+            uniform_as="opt",
+            layers="model.decoder.layers",
+            embedding="model.decoder.embed_tokens",
+            final_norm="model.decoder.final_layer_norm",
+            attention=AttentionNames(norm="self_attn_layer_norm", output="out_proj", head_counts=("num_heads",)),
+            mlp=MlpNames(
+                norm="final_layer_norm",
+                module="fc1",
+                inputs=("fc1",),
+                output="fc2",
+                gathered=("fc1", "activation_fn", "fc2"),
+            ),
+            heads_divide_hidden=True,
+            wanted=(("do_layer_norm_before", True),),
+        ),
     )
 }
 
@@ -83,6 +257,6 @@ def find_family(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise ModelError(
             f"the model is of family {model_type!r}, which has no entry in secateur.model.families; "
-            f"{suggestion(model_type, FAMILIES)}"
+            f"{suggestion(model_type, FAMILIES)}; docs/families.md says how to add one"
         )
     return FAMILIES[model_type]

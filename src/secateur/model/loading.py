@@ -20,6 +20,7 @@ from transformers import (
 
 from secateur.errors import ModelError
 from secateur.model.families import Family, find_family
+from secateur.model.separate import separate
 from secateur.model.shape import DenseShape, read_shape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -158,4 +159,12 @@ def load_dense(
     family = find_family(read_model_type(name) or read_config(name, revision, trust_remote_code).model_type)
     model, tokenizer, stored = load_causal_model(name, device, dtype, revision, trust_remote_code)
     model.requires_grad_(False)
+    for entry, wanted in family.wanted:
+        found = getattr(model.config, entry, wanted)
+        if found != wanted:
+            raise ModelError(
+                f"model {name!r} has {entry}={found}, and of family {family.model_type!r} only models with {entry}={wanted} "
+                "can be pruned"
+            )
+    separate(model, family)
     return DenseModel(name, model, tokenizer, family, read_shape(model, family), stored)

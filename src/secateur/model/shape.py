@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.model.families import Family
+from secateur.model.families import AttentionNames, Family, MlpNames
 
 
 class BlockKind(StrEnum):
@@ -114,19 +114,26 @@ def decoder_layers(model: PreTrainedModel, family: Family) -> nn.ModuleList:
     return attrgetter(family.layers)(model)
 
 
+def block_names(family: Family, kind: BlockKind) -> AttentionNames | MlpNames:
+    return family.attention if kind is BlockKind.ATTENTION else family.mlp
+
+
 def group_tensors(layer: nn.Module, family: Family, kind: BlockKind) -> dict[str, tuple[nn.Linear, int]]:
     """Name the projections that are cut with the groups of a block, as name -> (projection, axis of its weight).
 
     Axis 0 is cut for the projections into the groups (and their bias with it), axis 1 for the one out of them.
     """
-    if kind is BlockKind.ATTENTION:
-        attention = family.attention
-        names: tuple[str, ...] = (attention.query, attention.key, attention.value)
-        module, output = getattr(layer, attention.module), attention.output
-    else:
-        names = family.mlp.inputs
-        module, output = getattr(layer, family.mlp.module), family.mlp.output
-    return {name: (getattr(module, name), 0) for name in names} | {output: (getattr(module, output), 1)}
+    names = block_names(family, kind)
+    module = layer.get_submodule(names.module)
+    into = {name: (module.get_submodule(name), 0) for name in names.inputs}
+    return into | {names.output: (module.get_submodule(names.output), 1)}  # type: ignore[return-value]
+
+
+def cut_norms(layer: nn.Module, family: Family, kind: BlockKind) -> dict[str, nn.Module]:
+    """Name the norms inside a block whose parameters have an entry per column of the groups, and are cut with them."""
+    names = block_names(family, kind)
+    module = layer.get_submodule(names.module)
+    return {name: module.get_submodule(name) for name in names.cut_norms}
 
 
 def projection_out(tensors: dict[str, tuple[nn.Linear, int]]) -> nn.Linear:
@@ -147,13 +154,10 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
         raise ModelError("the layers of the model differ in size; a model whose layers are all alike is expected")
 
     def block_shape(kind: BlockKind, num_groups: int) -> BlockShape:
-        names = family.attention if kind is BlockKind.ATTENTION else family.mlp
-        in_block = [
-            (name, p)
-            for name, p in layers[0].named_parameters()
-            if name.startswith((f"{names.module}.", f"{names.norm}."))
-        ]
-        cut = 0
+        names = block_names(family, kind)
+        own = tuple(f"{name}." for name in (names.module, names.norm, names.post_norm) if name)
+        in_block = [(name, p) for name, p in layers[0].named_parameters() if name.startswith(own)]
+        cut = sum(p.numel() for norm in cut_norms(layers[0], family, kind).values() for p in norm.parameters())
         weights = 0
         tensors = group_tensors(layers[0], family, kind).values()
         for projection, axis in tensors:
@@ -170,17 +174,18 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
             output_bias=any(p.bias is not None for p, axis in tensors if axis == 1),
         )
 
-    attention = block_shape(BlockKind.ATTENTION, config.num_key_value_heads)
-    mlp = block_shape(BlockKind.MLP, config.intermediate_size)
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    columns, ffn_width = (projection_out(group_tensors(layers[0], family, kind)).in_features for kind in BlockKind)
+    attention = block_shape(BlockKind.ATTENTION, num_kv_heads)
+    mlp = block_shape(BlockKind.MLP, ffn_width)
     in_layers = len(layers) * (attention.parameters + mlp.parameters)
-    query, _ = group_tensors(layers[0], family, BlockKind.ATTENTION)[family.attention.query]
     return DenseShape(
         hidden_size=config.hidden_size,
         num_layers=len(layers),
         num_query_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=query.weight.shape[0] // config.num_attention_heads,
-        ffn_width=config.intermediate_size,
+        num_kv_heads=num_kv_heads,
+        head_dim=columns // config.num_attention_heads,
+        ffn_width=ffn_width,
         vocab_size=config.vocab_size,
         attention=attention,
         mlp=mlp,

@@ -16,11 +16,19 @@ from torch.func import functional_call
 from transformers import Cache, PreTrainedModel
 
 from secateur.model.families import Family
-from secateur.model.shape import BlockKind, decoder_layers, module_of
+from secateur.model.heads import narrowed_heads
+from secateur.model.shape import BlockKind, block_names, decoder_layers, module_of
+
+
+class _ReachedError(Exception):
+    """The first layer is reached: what is before it has been seen."""
 
 
 class DecoderWalk:
     """One forward pass, cut at every block: `embed`, then `block` for each module, then `final_norm` and `logits`.
+
+    What goes from block to block is a state: the residual stream, and where the residual is parallel the input of the
+    layer behind it along the last axis, because the MLP reads that. `stream` gives the residual stream of a state.
 
     All windows must be full (no padding): the captured masks depend on the batch's size only.
     """
@@ -30,6 +38,7 @@ class DecoderWalk:
         self.model = model
         self.family = family
         self.layers = decoder_layers(model, family)
+        self.parallel = bool(family.parallel_residual) and bool(getattr(self.layers[0], family.parallel_residual))
         self._source = source
         self._arguments: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
@@ -37,44 +46,109 @@ class DecoderWalk:
     def device(self) -> torch.device:
         return self.model.device
 
-    def embed(self, tokens: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length hidden"]:
-        return attrgetter(self.family.embedding)(self.model)(tokens)
+    def embed(self, tokens: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length state"]:
+        """Give the state before the first block, whatever the family makes of its embeddings."""
+        hidden: list[Tensor] = []
+
+        def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden.append(args[0] if args else kwargs["hidden_states"])
+            raise _ReachedError
+
+        handle = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self.model.base_model(input_ids=tokens.to(self.device), use_cache=False)
+        except _ReachedError:
+            pass
+        finally:
+            handle.remove()
+        return torch.cat([hidden[0], hidden[0]], dim=-1) if self.parallel else hidden[0]
 
     def block(
         self,
         layer_index: int,
         kind: BlockKind,
-        hidden: Float[Tensor, "windows length hidden"],
+        state: Float[Tensor, "windows length state"],
         weights: Mapping[str, Tensor] | None = None,
-    ) -> Float[Tensor, "windows length hidden"]:
+    ) -> Float[Tensor, "windows length state"]:
         """Add one block's output to the residual stream.
 
         Args:
             weights: Tensors that stand in for the block's own parameters, by name inside the block; the module itself
                 is not touched. Heads and channels are counted from the tensors' sizes.
         """
-        layer = self.layers[layer_index]
-        names = self.family.attention if kind is BlockKind.ATTENTION else self.family.mlp
-        normed = getattr(layer, names.norm)(hidden)
-        module: nn.Module = getattr(layer, names.module)
-        arguments = self.arguments(hidden.shape[0], hidden.shape[1])[layer_index]
-        kwargs = arguments if kind is BlockKind.ATTENTION else {}
-        output = functional_call(module, dict(weights), (normed,), kwargs) if weights else module(normed, **kwargs)
-        return hidden + (output[0] if isinstance(output, tuple) else output)
+        return self.add(kind, state, self.branch(layer_index, kind, state, weights))
 
-    def final_norm(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+    def branch(
+        self,
+        layer_index: int,
+        kind: BlockKind,
+        state: Float[Tensor, "windows length state"],
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "windows length hidden"]:
+        """Give what a block adds to the residual stream; arguments as for `block`."""
+        layer = self.layers[layer_index]
+        names = block_names(self.family, kind)
+        module = layer.get_submodule(names.module)
+        normed = self.normed_input(layer_index, kind, state)
+        arguments = self.arguments(state.shape[0], state.shape[1])[layer_index]
+        kwargs = arguments if kind is BlockKind.ATTENTION else {}
+        if weights is None:
+            output = module(normed, **kwargs)
+        else:
+            with narrowed_heads(module, self.family, kind, weights):
+                output = functional_call(module, dict(weights), (normed,), kwargs)
+        return self.scaled(layer, names.post_norm, output[0] if isinstance(output, tuple) else output)
+
+    def normed_input(
+        self, layer_index: int, kind: BlockKind, state: Float[Tensor, "windows length state"]
+    ) -> Float[Tensor, "windows length hidden"]:
+        """Give what the projections of a block read."""
+        names = block_names(self.family, kind)
+        hidden = state.chunk(2, dim=-1)[1] if self.parallel else state
+        return self.layers[layer_index].get_submodule(names.norm)(hidden) if names.norm else hidden
+
+    def scaled(self, layer: nn.Module, post_norm: str, output: Tensor) -> Tensor:
+        """Turn a module's output into what is added."""
+        normed = layer.get_submodule(post_norm)(output) if post_norm else output
+        scale = self.family.residual_scale
+        return normed * getattr(layer, scale) if scale else normed
+
+    def add(
+        self,
+        kind: BlockKind,
+        state: Float[Tensor, "windows length state"],
+        output: Float[Tensor, "windows length hidden"] | None,
+    ) -> Float[Tensor, "windows length state"]:
+        """Give the state after a block that adds `output`; None for a block that is gone."""
+        if not self.parallel:
+            return state if output is None else state + output
+        stream, read = state.chunk(2, dim=-1)
+        stream = stream if output is None else stream + output
+        return torch.cat([stream, read if kind is BlockKind.ATTENTION else stream], dim=-1)
+
+    def stream(self, state: Float[Tensor, "windows length state"]) -> Float[Tensor, "windows length hidden"]:
+        """Give the residual stream of a state."""
+        return state.chunk(2, dim=-1)[0] if self.parallel else state
+
+    def final_norm(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch hidden"]:
+        hidden = state.chunk(2, dim=-1)[0] if self.parallel else state
         return attrgetter(self.family.final_norm)(self.model)(hidden)
 
     def logits(self, normed: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
-        return attrgetter(self.family.head)(self.model)(normed)
+        logits = self.model.get_output_embeddings()(normed)
+        config = self.model.config
+        if self.family.logits_divisor:
+            logits = logits / getattr(config, self.family.logits_divisor)
+        cap = getattr(config, self.family.logits_cap) if self.family.logits_cap else None
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @torch.no_grad()
     def normed(self, tokens: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length hidden"]:
         """Walk from tokens to behind the final norm."""
-        hidden = self.embed(tokens)
+        state = self.embed(tokens)
         for index in range(2 * len(self.layers)):
-            hidden = self.block(*module_of(index), hidden)
-        return self.final_norm(hidden)
+            state = self.block(*module_of(index), state)
+        return self.final_norm(state)
 
     def arguments(self, num_windows: int, length: int) -> list[dict[str, Any]]:
         """Give what each layer's attention is handed besides the hidden state, for full windows of such a batch."""
@@ -113,7 +187,7 @@ class DecoderWalk:
             captured.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
 
         handles = [
-            getattr(layer, self.family.attention.module).register_forward_pre_hook(keep, with_kwargs=True)
+            layer.get_submodule(self.family.attention.module).register_forward_pre_hook(keep, with_kwargs=True)
             for layer in self.layers
         ]
         try:

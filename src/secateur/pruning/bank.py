@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from secateur.model.loading import DenseModel
-from secateur.model.shape import DenseShape, decoder_layers, group_tensors, module_of, projection_out
+from secateur.model.shape import DenseShape, cut_norms, decoder_layers, group_tensors, module_of, projection_out
 from secateur.pruning.calibration import ModuleStatistics
 from secateur.pruning.orders import Order, OrderInputs, importance_order
 from secateur.pruning.reconstruction import Reconstruction, Refitter, reconstruction_method
@@ -210,7 +210,7 @@ def output_projection(dense: DenseModel, index: int) -> torch.nn.Linear:
 
 
 def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, " groups"]) -> dict[str, Tensor]:
-    """Permute the rows of the projections into the groups, and their biases."""
+    """Permute the rows of the projections into the groups, their biases, and the norms that act on what they give."""
     num_groups = dense.shape.block(module_of(index)[1]).num_groups
     permuted = {}
     for name, (projection, axis) in _tensors(dense, index).items():
@@ -220,4 +220,9 @@ def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, " groups"
         permuted[f"{name}.weight"] = projection.weight.detach()[rows]
         if projection.bias is not None:
             permuted[f"{name}.bias"] = projection.bias.detach()[rows]
+    layer, kind = module_of(index)
+    for name, norm in cut_norms(decoder_layers(dense.model, dense.family)[layer], dense.family, kind).items():
+        for entry, parameter in norm.named_parameters():
+            columns = expand_groups(order, len(parameter) // num_groups)
+            permuted[f"{name}.{entry}"] = parameter.detach()[columns]
     return permuted

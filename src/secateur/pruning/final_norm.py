@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
+from secateur.model.families import Family
 from secateur.model.walk import DecoderWalk
 
 # One number is fitted, so few tokens do; with a large vocabulary the head is what they cost.
@@ -57,6 +58,12 @@ def match_final_norm(
         divergence, bounds=(LEAST_GAIN, MOST_GAIN), method="bounded", options={"xatol": GAIN_TOLERANCE}
     )
     gain = float(found.x) if found.fun < divergence(1.0) else 1.0
-    norm = attrgetter(pruned_walk.family.final_norm)(pruned_walk.model)
-    norm.weight = nn.Parameter(norm.weight * gain, requires_grad=False)
+    scale_output(attrgetter(pruned_walk.family.final_norm)(pruned_walk.model), gain, pruned_walk.family)
     return gain
+
+
+def scale_output(module: nn.Module, gain: float, family: Family) -> None:
+    """Scale what a projection or a norm gives, in place: its weight, or what a norm multiplies by, and its bias."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        added = float(family.norms_add_one and name == "weight" and not isinstance(module, nn.Linear))
+        setattr(module, name, nn.Parameter((parameter.detach() + added) * gain - added, requires_grad=False))

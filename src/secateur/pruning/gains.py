@@ -9,9 +9,10 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from secateur.model.shape import decoder_layers, group_tensors, module_of, projection_out
+from secateur.model.families import Family
+from secateur.model.shape import block_names, decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.final_norm import LEAST_GAIN, MOST_TOKENS, ROWS
+from secateur.pruning.final_norm import LEAST_GAIN, MOST_TOKENS, ROWS, scale_output
 from secateur.space.architecture import Architecture
 
 # More of both change nothing that is seen (docs/log.md): a gain per module is little to learn.
@@ -47,8 +48,13 @@ def match_gains(
     for index, width in enumerate(architecture.widths):
         if width:
             layer, kind = module_of(index)
-            tensors = group_tensors(layers[layer], family, kind)
-            outputs[index] = projection_out(tensors)
+            post_norm = block_names(family, kind).post_norm
+            # A norm behind the projection would undo what scales that.
+            outputs[index] = (
+                layers[layer].get_submodule(post_norm)
+                if post_norm
+                else projection_out(group_tensors(layers[layer], family, kind))
+            )
     windows = -(-MOST_TOKENS // batches[0].shape[1])
     chosen = torch.cat(list(batches))[:windows].split(len(batches[0]))
     wanted = [walk.normed(batch) for batch in chosen]
@@ -62,8 +68,9 @@ def match_gains(
         for batch, normed in zip(chosen, wanted, strict=True):
             hidden = pruned_walk.embed(batch)
             for place, index in enumerate(outputs):
-                after = pruned_walk.block(*module_of(index), hidden)
-                hidden = hidden + gains[place].to(hidden.dtype) * (after - hidden)
+                layer, kind = module_of(index)
+                output = pruned_walk.branch(layer, kind, hidden)
+                hidden = pruned_walk.add(kind, hidden, gains[place].to(output.dtype) * output)
             total += _backward(walk, pruned_walk, normed, pruned_walk.final_norm(hidden) * gains[-1].to(hidden.dtype))
         if left:
             left -= 1
@@ -89,11 +96,11 @@ def match_gains(
     return dict(zip([*outputs.values(), norm], found.x.tolist(), strict=True))
 
 
-def scaled_by(gains: Mapping[nn.Module, float]) -> Callable[[], None]:
+def scaled_by(gains: Mapping[nn.Module, float], family: Family) -> Callable[[], None]:
     """Scale modules in place, their bias with them; returns what takes it back exactly."""
     before = [(module, name, parameter) for module in gains for name, parameter in module.named_parameters()]
-    for module, name, parameter in before:
-        setattr(module, name, nn.Parameter(parameter.detach() * gains[module], requires_grad=False))
+    for module, gain in gains.items():
+        scale_output(module, gain, family)
 
     def take_back() -> None:
         for module, name, parameter in before:

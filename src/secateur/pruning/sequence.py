@@ -11,11 +11,14 @@ from transformers import PreTrainedModel
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
-from secateur.model.shape import BlockKind, decoder_layers, group_tensors, module_of, projection_out
+from secateur.model.shape import BlockKind, block_names, decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.final_norm import match_final_norm
 from secateur.pruning.importance import damped
 from secateur.space.architecture import Architecture
+
+# Of a norm's weight behind a projection, below which nothing is asked of that channel.
+SMALLEST_WEIGHT = 1e-2
 
 
 class DenseStreams:
@@ -92,21 +95,29 @@ def reconstruct_in_sequence(
     for index, width in enumerate(architecture.widths):
         layer, kind = module_of(index)
         dense_before, dense_stream = dense_stream, next(dense_streams)
-        if width:
+        if not width:
+            pruned_stream = [pruned_walk.add(kind, state, None) for state in pruned_stream]
+        else:
             tensors = group_tensors(decoder_layers(pruned, dense.family)[layer], dense.family, kind)
             output = projection_out(tensors)
             into_groups = [projection for projection, axis in tensors.values() if axis == 0]
-            normed = _normed(pruned_walk, layer, kind, pruned_stream)
-            wanted = _normed(walk, layer, kind, dense_before)
+            normed = [pruned_walk.normed_input(layer, kind, state) for state in pruned_stream]
+            wanted = [walk.normed_input(layer, kind, state) for state in dense_before]
             _correct_inputs(into_groups, normed, wanted, ridge)
-            inputs = _inputs_of(output, partial(pruned_walk.block, layer, kind), pruned_stream)
-            residuals = [after - before for after, before in zip(dense_stream, pruned_stream, strict=True)]
+            inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
+            after = [walk.stream(state) for state in dense_stream]
+            residuals = [
+                wanted_output(pruned_walk, layer, kind, a - pruned_walk.stream(state), F.linear(x, output.weight, output.bias))
+                for a, state, x in zip(after, pruned_stream, inputs, strict=True)
+            ]
             errors = [r - output(x) for r, x in zip(residuals, inputs, strict=True)]
-            weights = [after.float().square().mean(-1).reciprocal() for after in dense_stream]
+            weights = [each.float().square().mean(-1).reciprocal() for each in after]
             _add(output, least_squares(inputs, errors, ridge, weights))
+            post_norm = block_names(dense.family, kind).post_norm
+            scaled = partial(pruned_walk.scaled, pruned_walk.layers[layer], post_norm)
             pruned_stream = [
-                before + F.linear(x, output.weight, output.bias)
-                for before, x in zip(pruned_stream, inputs, strict=True)
+                pruned_walk.add(kind, state, scaled(F.linear(x, output.weight, output.bias)))
+                for state, x in zip(pruned_stream, inputs, strict=True)
             ]
         advance()
     match_final_norm(walk, pruned_walk, dense_stream, pruned_stream)
@@ -146,10 +157,21 @@ def _add(projection: nn.Linear, change: Tensor) -> None:
     projection.weight = nn.Parameter(weight, requires_grad=False)
 
 
-def _normed(walk: DecoderWalk, layer: int, kind: BlockKind, stream: list[Tensor]) -> list[Tensor]:
-    names = walk.family.attention if kind is BlockKind.ATTENTION else walk.family.mlp
-    norm = getattr(walk.layers[layer], names.norm)
-    return [norm(hidden) for hidden in stream]
+def wanted_output(walk: DecoderWalk, layer: int, kind: BlockKind, residual: Tensor, output: Tensor) -> Tensor:
+    """Give what the projection out of the groups should give, so that the block adds `residual`.
+
+    Where a norm is behind it, that divides by the output's own length and multiplies by its weight; what it should have
+    been given is the residual over that weight, at the length that the output has.
+    """
+    if walk.family.residual_scale:
+        residual = residual / getattr(walk.layers[layer], walk.family.residual_scale)
+    post_norm = block_names(walk.family, kind).post_norm
+    if not post_norm:
+        return residual
+    norm = walk.layers[layer].get_submodule(post_norm)
+    weight = norm(torch.ones_like(residual[..., :1, :]))
+    safe = torch.where(weight.abs() < SMALLEST_WEIGHT, weight.new_tensor(SMALLEST_WEIGHT).copysign(weight), weight)
+    return residual / safe * output.float().square().mean(-1, keepdim=True).sqrt().to(residual.dtype)
 
 
 def _inputs_of(output: nn.Linear, run: Callable[[Tensor], Tensor], stream: list[Tensor]) -> list[Tensor]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.model.loading import DenseModel
-from secateur.model.shape import BlockKind, decoder_layers, group_tensors, module_of
+from secateur.model.heads import set_heads
+from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_layers, group_tensors, module_of
 from secateur.pruning.bank import WeightBank
 from secateur.space.architecture import Architecture
 
@@ -38,14 +39,20 @@ def prune(dense: DenseModel, bank: WeightBank, architecture: Architecture) -> Pr
     for index, width in enumerate(architecture.widths):
         layer_index, kind = module_of(index)
         layer = layers[layer_index]
-        names = dense.family.attention if kind is BlockKind.ATTENTION else dense.family.mlp
+        names = block_names(dense.family, kind)
         if width == 0:
-            setattr(layer, names.norm, nn.Identity())
+            for norm in filter(None, (names.norm, names.post_norm)):
+                setattr(layer, norm, nn.Identity())
             setattr(layer, names.module, AbsentAttention() if kind is BlockKind.ATTENTION else AbsentMlp())
             continue
         slices = bank.slices(index, width)
         for name, (projection, _) in group_tensors(layer, dense.family, kind).items():
             _replace(projection, slices[f"{name}.weight"], slices.get(f"{name}.bias"))
+        for name, norm in cut_norms(layer, dense.family, kind).items():
+            for entry, _ in list(norm.named_parameters()):
+                setattr(norm, entry, nn.Parameter(slices[f"{name}.{entry}"].detach().clone(), requires_grad=False))
+        if kind is BlockKind.ATTENTION:
+            set_heads(layer.get_submodule(names.module), dense.family, width, dense.shape.num_kv_heads)
     return model
 
 

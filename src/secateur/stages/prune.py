@@ -162,7 +162,7 @@ def _with_gains(
     inputs, model = run.inputs, contender.model
     walk = DecoderWalk(model, inputs.dense.family, source=inputs.walk)
     gains = match_gains(inputs.walk, walk, contender.measurement.architecture, streams.batches, clock.advance)
-    take_back = scaled_by(gains)
+    take_back = scaled_by(gains, run.inputs.dense.family)
     kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())
     if kl < contender.kl:
         return replace(contender, matched_kl=kl)

@@ -123,7 +123,7 @@ def build_model(
     settings |= FAMILY_SETTINGS.get(family, {})
     config = CONFIG_MAPPING[family](**(settings | overrides))
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{entry.class_prefix}{entry.model_class}")(config).float()
+    model = getattr(transformers, entry.class_name)(config).float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # norms begin at one and biases at zero, where a mistake would not show

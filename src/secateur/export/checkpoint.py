@@ -2,20 +2,20 @@
 
 import json
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import transformers
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from secateur.model.families import FAMILIES, Family
+from secateur.export.modeling_file import MODULE, config_class_name, model_class_name, modeling_file
+from secateur.model.families import FAMILIES
 from secateur.model.loading import DTYPES, DenseModel
+from secateur.model.separate import joined_state
 from secateur.model.shape import BlockKind, DenseShape
 from secateur.space.architecture import Architecture, LayerShape
-
-MODELING_SOURCE = Path(__file__).with_name("modeling_secateur.py")
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ def express(dense: DenseModel, architecture: Architecture, dtype: str, *, output
             stock config holds such a block, not even in a uniform architecture.
     """
     shape = dense.shape.with_output_bias() if output_bias else dense.shape
-    kept = [layer for layer in architecture.layers if layer.kv_heads or layer.ffn_width]
-    base = dense.model.config.to_dict() | {"num_hidden_layers": len(kept), "dtype": dtype}
+    present = [bool(layer.kv_heads or layer.ffn_width) for layer in architecture.layers]
+    kept = list(compress(architecture.layers, present))
+    entries = dense.model.config.attribute_map
+    base = dense.model.config.to_dict() | {"dtype": dtype}
+    base[entries.get("num_hidden_layers", "num_hidden_layers")] = len(kept)
     base.pop("_name_or_path", None)
-    if base.get("layer_types"):
-        base["layer_types"] = [
-            kind
-            for kind, layer in zip(base["layer_types"], architecture.layers, strict=True)
-            if layer.kv_heads or layer.ffn_width
-        ]
+    for name in dense.family.per_layer_lists:
+        if base.get(name):
+            base[name] = list(compress(base[name], present))
     alike = len(set(kept)) == 1 and kept[0].kv_heads and kept[0].ffn_width
     alike = alike and not _blocks_with_new_bias(shape, kept[0])
     stock = _stock_config(dense, kept[0], base) if alike else None
@@ -87,26 +87,17 @@ def round_weights(model: PreTrainedModel, dtype: str) -> None:
         parameter.data = parameter.data.to(DTYPES[dtype]).to(parameter.dtype)
 
 
-def modeling_file(family: Family) -> str:
-    """Write the modelling file for a family: the Llama one with the family's names."""
-    text = MODELING_SOURCE.read_text()
-    return (
-        text.replace("models.llama.modeling_llama", f"models.{family.model_type}.modeling_{family.model_type}")
-        .replace("secateur_llama", f"secateur_{family.model_type}")
-        .replace("Llama", family.class_prefix)
-    )
-
-
 def _renumbered_state(dense: DenseModel, pruned: PreTrainedModel) -> dict[str, Tensor]:
     """Give the pruned model's tensors under the names of a model without the layers that are gone altogether."""
-    prefix = f"{dense.family.layers}."
-    layers = pruned.get_submodule(dense.family.layers)
+    family = dense.family
+    prefix = f"{family.layers}."
+    layers = pruned.get_submodule(family.layers)
     present = [index for index, layer in enumerate(layers.children()) if any(True for _ in layer.parameters())]
     position = {old: new for new, old in enumerate(present)}
     tied = bool(pruned.config.tie_word_embeddings)
     state = {}
-    for name, tensor in pruned.state_dict().items():
-        if tied and name == f"{dense.family.head}.weight":
+    for name, tensor in joined_state(pruned.state_dict(), family).items():
+        if tied and name == f"{family.head}.weight":
             continue
         if name.startswith(prefix):
             index, rest = name.removeprefix(prefix).split(".", 1)
@@ -117,27 +108,45 @@ def _renumbered_state(dense: DenseModel, pruned: PreTrainedModel) -> dict[str, T
 
 def _stock_config(dense: DenseModel, layer: LayerShape, base: dict[str, Any]) -> dict[str, Any] | None:
     """Express a uniform architecture with the stock classes, or None where they cannot hold it."""
-    heads = layer.kv_heads * dense.shape.queries_per_group
-    sizes = {
-        "num_attention_heads": heads,
-        "num_key_value_heads": layer.kv_heads,
-        "intermediate_size": layer.ffn_width,
-        "head_dim": dense.shape.head_dim,
-    }
-    if dense.shape.hidden_size % heads == 0 or dense.family.uniform_as == dense.family.model_type:
-        return base | sizes
+    sizes = _sizes(dense, layer)
+    config = dense.model.config
+    fits = sizes["num_attention_heads"] == dense.shape.num_query_heads
+    if not fits and dense.family.heads_divide_hidden:
+        return None
+    if fits or dense.family.uniform_as == dense.family.model_type:
+        stock = base | {config.attribute_map.get(name, name): value for name, value in sizes.items()}
+        return stock if _accepted(config, stock) else None
     if base.get("attention_bias") or base.get("mlp_bias"):
         return None
     stand_in = FAMILIES[dense.family.uniform_as]
-    config_class = getattr(transformers, f"{stand_in.class_prefix}Config")
+    config_class = CONFIG_MAPPING[stand_in.model_type]
     known = config_class().to_dict()
     renamed = {key: value for key, value in (base | sizes).items() if key in known}
-    renamed |= {
-        "model_type": stand_in.model_type,
-        "architectures": [f"{stand_in.class_prefix}ForCausalLM"],
-        "sliding_window": None,
-    }
+    renamed |= {"model_type": stand_in.model_type, "architectures": [stand_in.class_name], "sliding_window": None}
     return config_class.from_dict(renamed).to_dict()
+
+
+def _accepted(config: PreTrainedConfig, entries: dict[str, Any]) -> bool:
+    """Say whether a family's own config class takes such sizes."""
+    try:
+        type(config).from_dict(entries)
+    except Exception:
+        return False
+    return True
+
+
+def _sizes(dense: DenseModel, layer: LayerShape) -> dict[str, int]:
+    """Give the config entries of a layer's own sizes, under the names of the attributes."""
+    sizes: dict[str, int] = {}
+    if layer.kv_heads:
+        sizes["num_attention_heads"] = layer.kv_heads * dense.shape.queries_per_group
+        if hasattr(dense.model.config, "num_key_value_heads"):
+            sizes["num_key_value_heads"] = layer.kv_heads
+    if layer.ffn_width:
+        sizes[dense.family.mlp.width] = layer.ffn_width
+    if not dense.family.heads_divide_hidden:
+        sizes["head_dim"] = dense.shape.head_dim
+    return sizes
 
 
 def _blocks_with_new_bias(shape: DenseShape, layer: LayerShape) -> list[str]:
@@ -146,33 +155,25 @@ def _blocks_with_new_bias(shape: DenseShape, layer: LayerShape) -> list[str]:
 
 
 def _per_layer_form(dense: DenseModel, shape: DenseShape, kept: list[LayerShape], base: dict[str, Any]) -> ExportedForm:
-    prefix = f"Secateur{dense.family.class_prefix}"
-    module = "modeling_secateur"
+    family = dense.family
     overrides: dict[str, dict[str, Any]] = {}
     for index, layer in enumerate(kept):
-        sizes: dict[str, Any] = {}
-        skipped = []
-        if layer.kv_heads:
-            sizes["num_attention_heads"] = layer.kv_heads * dense.shape.queries_per_group
-            sizes["num_key_value_heads"] = layer.kv_heads
-        else:
-            skipped.append("attention")
-        if layer.ffn_width:
-            sizes["intermediate_size"] = layer.ffn_width
-        else:
-            skipped.append("mlp")
-        if skipped:
+        sizes: dict[str, Any] = {name: value for name, value in _sizes(dense, layer).items() if name != "head_dim"}
+        widths = {BlockKind.ATTENTION: layer.kv_heads, BlockKind.MLP: layer.ffn_width}
+        if skipped := [kind.value for kind, width in widths.items() if not width]:
             sizes["skip"] = skipped
         if biased := _blocks_with_new_bias(shape, layer):
             sizes["output_bias"] = biased
         overrides[str(index)] = sizes
     if any("output_bias" in layer for layer in overrides.values()):
         base = base | {"output_bias": []}  # what a layer that names none has: transformers asks for it
+    if not family.heads_divide_hidden:
+        base = base | {"head_dim": dense.shape.head_dim}
+    classes = {"AutoConfig": config_class_name(family), "AutoModelForCausalLM": model_class_name(family)}
     config = base | {
-        "model_type": f"secateur_{dense.family.model_type}",
-        "architectures": [f"{prefix}ForCausalLM"],
-        "auto_map": {"AutoConfig": f"{module}.{prefix}Config", "AutoModelForCausalLM": f"{module}.{prefix}ForCausalLM"},
-        "head_dim": dense.shape.head_dim,
+        "model_type": f"secateur_{family.model_type}",
+        "architectures": [model_class_name(family)],
+        "auto_map": {auto: f"{MODULE}.{name}" for auto, name in classes.items()},
         "per_layer_config": overrides,
     }
-    return ExportedForm(config=config, files={f"{module}.py": modeling_file(dense.family)})
+    return ExportedForm(config=config, files={f"{MODULE}.py": modeling_file(family)})

@@ -1,17 +1,39 @@
 """A Llama decoder whose layers differ in size, written by Secateur. Needs transformers and nothing else.
 
-Sizes come from the config's `per_layer_config`: per layer `num_attention_heads`, `num_key_value_heads` and
-`intermediate_size` where they differ from the dense model's, `skip` for an attention or MLP that was removed, and
-`output_bias` for one whose output projection has a bias that the dense model's has not.
+Sizes come from the config's `per_layer_config`: per layer the number of heads and the width of the MLP where they
+differ from the dense model's, `skip` for an attention or MLP that was removed, and `output_bias` for one whose output
+projection has a bias that the dense model's has not.
 """
 
 import copy
 
 import torch
 from torch import nn
+from transformers import Cache
 from transformers import LlamaConfig as DenseConfig
 from transformers import LlamaForCausalLM as DenseForCausalLM
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer as DenseDecoderLayer
+from transformers.pytorch_utils import Conv1D
+
+# Where the dense model keeps what is cut: inside a layer the norms around a block, its module, the projections into and
+# out of its heads or channels, norms over all of them, and the attributes (of the module, of its config) that count heads.
+LAYERS = "model.layers"
+WIDTH = "intermediate_size"
+ATTENTION = {
+    "norms": ["input_layernorm"],
+    "module": "self_attn",
+    "into": ["q_proj", "k_proj", "v_proj"],
+    "out": "o_proj",
+    "cut_norms": [],
+    "counts": [],
+}
+MLP = {
+    "norms": ["post_attention_layernorm"],
+    "module": "mlp",
+    "into": ["gate_proj", "up_proj"],
+    "out": "down_proj",
+    "cut_norms": [],
+    "counts": [],
+}
 
 
 class SecateurLlamaConfig(DenseConfig):
@@ -24,9 +46,21 @@ class SecateurLlamaConfig(DenseConfig):
 
 
 class AbsentAttention(nn.Module):
-    """Stands where a layer's attention was: adds nothing to the residual stream."""
+    """Stands where a layer's attention was: adds nothing to the residual stream.
 
-    def forward(self, hidden_states, **_kwargs):
+    A cache's length is read off the first layer of each kind (full attention, sliding window). Where that layer has no
+    attention, a zero per token keeps the count.
+    """
+
+    def __init__(self, cache_index):
+        super().__init__()
+        self.cache_index = cache_index
+
+    def forward(self, hidden_states, *args, **kwargs):
+        for cache in (*args, *kwargs.values()):
+            if isinstance(cache, Cache) and self.cache_index is not None:
+                count = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+                cache.update(count, count, self.cache_index)
         return torch.zeros_like(hidden_states), None
 
 
@@ -35,6 +69,50 @@ class AbsentMlp(nn.Module):
 
     def forward(self, hidden_states):
         return torch.zeros_like(hidden_states)
+
+
+def cut(tensor, axis, kept, dense):
+    return nn.Parameter(tensor.detach().narrow(axis, 0, tensor.shape[axis] * kept // dense).clone())
+
+
+def cut_projection(projection, axis, kept, dense):
+    """Keep `kept` of `dense` parts of a projection's outputs (axis 0) or inputs (axis 1)."""
+    transposed = isinstance(projection, Conv1D)
+    projection.weight = cut(projection.weight, 1 - axis if transposed else axis, kept, dense)
+    if axis == 0 and projection.bias is not None:
+        projection.bias = cut(projection.bias, 0, kept, dense)
+    if transposed:
+        projection.nx, projection.nf = projection.weight.shape
+    else:
+        projection.out_features, projection.in_features = projection.weight.shape
+
+
+def cut_block(module, names, kept, dense):
+    """Keep `kept` of `dense` heads or channels; loading fills what is kept."""
+    for name in names["into"]:
+        cut_projection(module.get_submodule(name), 0, kept, dense)
+    cut_projection(module.get_submodule(names["out"]), 1, kept, dense)
+    for name in names["cut_norms"]:
+        norm = module.get_submodule(name)
+        for entry, parameter in list(norm.named_parameters()):
+            setattr(norm, entry, cut(parameter, 0, kept, dense))
+    for path in names["counts"]:
+        holder = module
+        if path.startswith("config."):
+            holder = module.config = copy.copy(module.config)
+        name = path.removeprefix("config.")
+        setattr(holder, name, getattr(holder, name) * kept // dense)
+
+
+def remove_block(layer, names, absent):
+    for norm in names["norms"]:
+        layer.set_submodule(norm, nn.Identity())
+    if names["module"]:
+        layer.set_submodule(names["module"], absent)
+        return
+    # An MLP without a module of its own; its activation gives zero for zero.
+    layer.set_submodule(names["into"][0], absent)
+    layer.set_submodule(names["out"], nn.Identity())
 
 
 def add_bias(projection):
@@ -46,30 +124,31 @@ class SecateurLlamaForCausalLM(DenseForCausalLM):
     config_class = SecateurLlamaConfig
 
     def __init__(self, config):
-        scaffold = copy.deepcopy(config)
-        scaffold.per_layer_config = None
-        scaffold.num_hidden_layers = 0
-        super().__init__(scaffold)
-        config._attn_implementation = scaffold._attn_implementation
-        self.config = self.model.config = config
-        cache_index = 0
-        for index in range(config.num_hidden_layers):
+        dense = copy.deepcopy(config)
+        dense.per_layer_config = None
+        super().__init__(dense)
+        config._attn_implementation = dense._attn_implementation
+        self.config = self.base_model.config = config
+        kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
+        for index, layer in enumerate(self.get_submodule(LAYERS)):
             sizes = config.per_layer_config[index]
             skipped = getattr(sizes, "skip", None) or []
             biased = getattr(sizes, "output_bias", None) or []
-            layer = DenseDecoderLayer(sizes, index)
+            attention, mlp = (layer.get_submodule(names["module"]) for names in (ATTENTION, MLP))
             if "attention" in skipped:
-                layer.input_layernorm, layer.self_attn = nn.Identity(), AbsentAttention()
+                counts = index == kinds.index(kinds[index])
+                remove_block(layer, ATTENTION, AbsentAttention(index if counts else None))
             else:
-                # Only layers with attention have a place in the KV cache; the first of them must be the first there,
-                # since the cache's length is read off it. The attention implementation is read off the global config.
-                layer.self_attn.layer_idx, layer.self_attn.config = cache_index, config
-                cache_index += 1
+                cut_block(attention, ATTENTION, sizes.num_attention_heads, dense.num_attention_heads)
+                # Where nothing differs but the numbers of heads, the implementation is read off the global config.
+                if attention.config is dense:
+                    attention.config = config
             if "mlp" in skipped:
-                layer.post_attention_layernorm, layer.mlp = nn.Identity(), AbsentMlp()
+                remove_block(layer, MLP, AbsentMlp())
+            else:
+                width = mlp.get_submodule(MLP["out"]).weight.numel() // dense.hidden_size
+                cut_block(mlp, MLP, getattr(sizes, WIDTH) or width, width)
             if "attention" in biased:
-                add_bias(layer.self_attn.o_proj)
+                add_bias(attention.get_submodule(ATTENTION["out"]))
             if "mlp" in biased:
-                add_bias(layer.mlp.down_proj)
-            self.model.layers.append(layer)
-        self.post_init()
+                add_bias(mlp.get_submodule(MLP["out"]))

@@ -60,6 +60,7 @@ class MlpNames:
 
     Attributes:
         inputs: Projections whose output channels are the FFN channels.
+        width: Entry of the config that holds the number of FFN channels.
         stacked: A fused projection into the channels.
         gathered: Projection in, activation and projection out, where the layer holds them without a module of their
             own; they are gathered into one under the first name when a model is loaded.
@@ -70,6 +71,7 @@ class MlpNames:
     module: str = "mlp"
     inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     output: str = "down_proj"
+    width: str = "intermediate_size"
     stacked: Stacked | None = None
     gathered: tuple[str, str, str] | None = None
     cut_norms: tuple[str, ...] = ()
@@ -80,11 +82,12 @@ class Family:
     """One decoder family.
 
     Attributes:
-        class_prefix: What transformers puts before `Config`, and before `model_class` and `layer_class`.
+        class_prefix: What transformers puts before `model_class`.
         uniform_as: The family whose stock classes express a uniformly pruned model of this one with the same
             mathematics and tensor names; another than itself where its config refuses a head count that does not divide
             the hidden size.
         layers, embedding, final_norm, head: Paths from the model.
+        per_layer_lists: Entries of the config that hold a value per layer.
         heads_divide_hidden: Stock classes compute the head size from the hidden size, so that they hold no other number
             of heads than the dense one.
         parallel_residual: Attribute of a layer that says whether its residual is parallel; empty where it never is.
@@ -99,11 +102,11 @@ class Family:
     class_prefix: str
     uniform_as: str
     model_class: str = "ForCausalLM"
-    layer_class: str = "DecoderLayer"
     layers: str = "model.layers"
     embedding: str = "model.embed_tokens"
     final_norm: str = "model.norm"
     head: str = "lm_head"
+    per_layer_lists: tuple[str, ...] = ("layer_types",)
     attention: AttentionNames = AttentionNames()
     mlp: MlpNames = MlpNames()
     heads_divide_hidden: bool = False
@@ -114,6 +117,10 @@ class Family:
     norms_add_one: bool = False
     conv1d: bool = False
     wanted: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def class_name(self) -> str:
+        return f"{self.class_prefix}{self.model_class}"
 
 
 QKV = ("query", "key", "value")
@@ -133,7 +140,12 @@ FAMILIES: dict[str, Family] = {
             uniform_as="qwen3",
             attention=AttentionNames(head_norms=("q_norm", "k_norm")),
         ),
-        Family(model_type="smollm3", class_prefix="SmolLM3", uniform_as="smollm3"),
+        Family(
+            model_type="smollm3",
+            class_prefix="SmolLM3",
+            uniform_as="smollm3",
+            per_layer_lists=("layer_types", "no_rope_layers"),
+        ),
         Family(
             model_type="granite",
             class_prefix="Granite",
@@ -192,7 +204,6 @@ FAMILIES: dict[str, Family] = {
             model_type="gpt_neox",
             class_prefix="GPTNeoX",
             uniform_as="gpt_neox",
-            layer_class="Layer",
             layers="gpt_neox.layers",
             embedding="gpt_neox.embed_in",
             final_norm="gpt_neox.final_layer_norm",
@@ -208,7 +219,6 @@ FAMILIES: dict[str, Family] = {
             class_prefix="GPT2",
             uniform_as="gpt2",
             model_class="LMHeadModel",
-            layer_class="Block",
             layers="transformer.h",
             embedding="transformer.wte",
             final_norm="transformer.ln_f",
@@ -221,7 +231,7 @@ FAMILIES: dict[str, Family] = {
                 head_counts=("num_heads",),
                 query_widths=("split_size",),
             ),
-            mlp=MlpNames(norm="ln_2", inputs=("c_fc",), output="c_proj"),
+            mlp=MlpNames(norm="ln_2", inputs=("c_fc",), output="c_proj", width="n_inner"),
             heads_divide_hidden=True,
             conv1d=True,
             wanted=(("add_cross_attention", False),),
@@ -239,6 +249,7 @@ FAMILIES: dict[str, Family] = {
                 module="fc1",
                 inputs=("fc1",),
                 output="fc2",
+                width="ffn_dim",
                 gathered=("fc1", "activation_fn", "fc2"),
             ),
             heads_divide_hidden=True,

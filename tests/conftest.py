@@ -181,6 +181,12 @@ def make_dense() -> Callable[..., DenseModel]:
 
 
 @pytest.fixture(scope="session")
+def make_model() -> Callable[..., PreTrainedModel]:
+    """Make a fresh model as transformers loads it; arguments as `build_model`."""
+    return build_model
+
+
+@pytest.fixture(scope="session")
 def make_tokens() -> Callable[..., TokenSet]:
     """Make a set of random tokens for a role."""
     return build_tokens

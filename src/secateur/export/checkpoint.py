@@ -8,10 +8,10 @@ from typing import Any
 
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
-from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 
 from secateur.export.modeling_file import MODULE, config_class_name, model_class_name, modeling_file
-from secateur.model.families import FAMILIES
+from secateur.model.families import FAMILIES, Family
 from secateur.model.loading import DTYPES, DenseModel
 from secateur.model.separate import joined_state
 from secateur.model.shape import BlockKind, DenseShape
@@ -109,16 +109,14 @@ def _renumbered_state(dense: DenseModel, pruned: PreTrainedModel) -> dict[str, T
 def _stock_config(dense: DenseModel, layer: LayerShape, base: dict[str, Any]) -> dict[str, Any] | None:
     """Express a uniform architecture with the stock classes, or None where they cannot hold it."""
     sizes = _sizes(dense, layer)
-    config = dense.model.config
-    fits = sizes["num_attention_heads"] == dense.shape.num_query_heads
-    if not fits and dense.family.heads_divide_hidden:
+    config, family = dense.model.config, dense.family
+    if _holds_heads(dense, family, layer.kv_heads):
+        return base | {config.attribute_map.get(name, name): value for name, value in sizes.items()}
+    stand_in = FAMILIES[family.uniform_as]
+    if not _holds_heads(dense, stand_in, layer.kv_heads):
         return None
-    if fits or dense.family.uniform_as == dense.family.model_type:
-        stock = base | {config.attribute_map.get(name, name): value for name, value in sizes.items()}
-        return stock if _accepted(config, stock) else None
     if base.get("attention_bias") or base.get("mlp_bias"):
         return None
-    stand_in = FAMILIES[dense.family.uniform_as]
     config_class = CONFIG_MAPPING[stand_in.model_type]
     known = config_class().to_dict()
     renamed = {key: value for key, value in (base | sizes).items() if key in known}
@@ -126,13 +124,12 @@ def _stock_config(dense: DenseModel, layer: LayerShape, base: dict[str, Any]) ->
     return config_class.from_dict(renamed).to_dict()
 
 
-def _accepted(config: PreTrainedConfig, entries: dict[str, Any]) -> bool:
-    """Say whether a family's own config class takes such sizes."""
-    try:
-        type(config).from_dict(entries)
-    except Exception:
-        return False
-    return True
+def _holds_heads(dense: DenseModel, family: Family, kv_heads: int) -> bool:
+    """Say whether a family's stock classes hold a model of so many KV heads in every layer."""
+    heads = kv_heads * dense.shape.queries_per_group
+    if kv_heads == dense.shape.num_kv_heads or family.stock_heads == "any":
+        return True
+    return family.stock_heads == "dividing" and dense.shape.hidden_size % heads == 0
 
 
 def _sizes(dense: DenseModel, layer: LayerShape) -> dict[str, int]:
@@ -144,7 +141,7 @@ def _sizes(dense: DenseModel, layer: LayerShape) -> dict[str, int]:
             sizes["num_key_value_heads"] = layer.kv_heads
     if layer.ffn_width:
         sizes[dense.family.mlp.width] = layer.ffn_width
-    if not dense.family.heads_divide_hidden:
+    if dense.family.stock_heads != "dense":
         sizes["head_dim"] = dense.shape.head_dim
     return sizes
 
@@ -167,7 +164,7 @@ def _per_layer_form(dense: DenseModel, shape: DenseShape, kept: list[LayerShape]
         overrides[str(index)] = sizes
     if any("output_bias" in layer for layer in overrides.values()):
         base = base | {"output_bias": []}  # what a layer that names none has: transformers asks for it
-    if not family.heads_divide_hidden:
+    if family.stock_heads != "dense":
         base = base | {"head_dim": dense.shape.head_dim}
     classes = {"AutoConfig": config_class_name(family), "AutoModelForCausalLM": model_class_name(family)}
     config = base | {

@@ -11,6 +11,7 @@ in which norms may be absent and the scale is one for most. Fused projections ar
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from secateur.errors import ModelError, suggestion
 
@@ -88,8 +89,8 @@ class Family:
             the hidden size.
         layers, embedding, final_norm, head: Paths from the model.
         per_layer_lists: Entries of the config that hold a value per layer.
-        heads_divide_hidden: Stock classes compute the head size from the hidden size, so that they hold no other number
-            of heads than the dense one.
+        stock_heads: How many heads a model of the stock classes may have: any number, one that divides the hidden size, or
+            only the dense one's, since the head size is computed from it.
         parallel_residual: Attribute of a layer that says whether its residual is parallel; empty where it never is.
         residual_scale: Attribute of a layer that holds the factor of what is added; empty where there is none.
         logits_divisor, logits_cap: Entries of the config by which logits are divided, or are softly capped at.
@@ -109,7 +110,7 @@ class Family:
     per_layer_lists: tuple[str, ...] = ("layer_types",)
     attention: AttentionNames = AttentionNames()
     mlp: MlpNames = MlpNames()
-    heads_divide_hidden: bool = False
+    stock_heads: Literal["any", "dividing", "dense"] = "any"
     parallel_residual: str = ""
     residual_scale: str = ""
     logits_divisor: str = ""
@@ -131,7 +132,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         # LlamaConfig refuses hidden_size % num_attention_heads != 0 even with head_dim given; Mistral without a sliding
         # window is the same computation and does not.
-        Family(model_type="llama", class_prefix="Llama", uniform_as="mistral"),
+        Family(model_type="llama", class_prefix="Llama", uniform_as="mistral", stock_heads="dividing"),
         Family(model_type="mistral", class_prefix="Mistral", uniform_as="mistral"),
         Family(model_type="qwen2", class_prefix="Qwen2", uniform_as="qwen2"),
         Family(
@@ -172,6 +173,7 @@ FAMILIES: dict[str, Family] = {
             model_type="gemma2",
             class_prefix="Gemma2",
             uniform_as="gemma2",
+            stock_heads="dividing",
             attention=AttentionNames(post_norm="post_attention_layernorm"),
             mlp=MlpNames(**SANDWICH),
             norms_add_one=True,
@@ -181,6 +183,7 @@ FAMILIES: dict[str, Family] = {
             model_type="gemma3_text",
             class_prefix="Gemma3",
             uniform_as="gemma3_text",
+            stock_heads="dividing",
             attention=AttentionNames(post_norm="post_attention_layernorm", head_norms=("q_norm", "k_norm")),
             mlp=MlpNames(**SANDWICH),
             norms_add_one=True,
@@ -207,11 +210,10 @@ FAMILIES: dict[str, Family] = {
             layers="gpt_neox.layers",
             embedding="gpt_neox.embed_in",
             final_norm="gpt_neox.final_layer_norm",
-            head="embed_out",
             # The fused projection holds query, key and value of one head after another: it is cut as it is.
             attention=AttentionNames(module="attention", inputs=("query_key_value",), output="dense"),
             mlp=MlpNames(inputs=("dense_h_to_4h",), output="dense_4h_to_h"),
-            heads_divide_hidden=True,
+            stock_heads="dense",
             parallel_residual="use_parallel_residual",
         ),
         Family(
@@ -232,7 +234,7 @@ FAMILIES: dict[str, Family] = {
                 query_widths=("split_size",),
             ),
             mlp=MlpNames(norm="ln_2", inputs=("c_fc",), output="c_proj", width="n_inner"),
-            heads_divide_hidden=True,
+            stock_heads="dense",
             conv1d=True,
             wanted=(("add_cross_attention", False),),
         ),
@@ -252,7 +254,7 @@ FAMILIES: dict[str, Family] = {
                 width="ffn_dim",
                 gathered=("fc1", "activation_fn", "fc2"),
             ),
-            heads_divide_hidden=True,
+            stock_heads="dense",
             wanted=(("do_layer_norm_before", True),),
         ),
     )

@@ -1,15 +1,17 @@
 # Two commands do everything on a fresh machine with Python 3.11+ and make:
 #   make demo    prune the embedded model and print what it cost
 #   make test    pass the tests
-# `make check` holds lint, types and the import order; `make bench` measures against the baseline on the shared model.
+# `make check` holds lint, types and the import order; `make bench` measures against the baseline on the shared model;
+# `make families` writes the README's table of families, `make test-oldest` tests with the oldest transformers.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench clean
+.PHONY: help demo test families test-oldest test-all check format bench clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -28,6 +30,17 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not shared and not gpu and not browser'
 
+# The README's table of families, from what their contract shows.
+families: $(READY)
+	$(BIN)/pytest -q -n 2 tests/contracts/test_families.py --write-families
+
+# The oldest transformers that exported models must load in.
+test-oldest: $(READY)
+	$(PYTHON) -m venv --clear $(OLDEST)
+	grep -v -e '^transformers==' -e '^tokenizers==' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[dev]' transformers==5.14.0
+	$(OLDEST)/bin/pytest -q -n 2 tests/contracts/test_families.py tests/equivalence
+
 test-all: $(READY)
 	$(BIN)/pytest -q
 
@@ -45,4 +58,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/against_uniform.py
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(OLDEST) runs build dist

@@ -104,8 +104,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(
     family: str = "llama", queries_per_group: int = 2, tied: bool = False, seed: int = 0, **overrides: Any
 ) -> PreTrainedModel:
-    """A decoder with random weights, large enough that its logits are far from uniform."""
+    """A decoder with random weights, large enough that its logits are far from uniform.
+
+    A family without grouped queries has one query head per KV head, whatever is asked for.
+    """
     entry = find_family(family)
+    if entry.stock_heads == "dense":
+        queries_per_group = 1
     settings: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import StitchedModel, score_model
 from secateur.export.checkpoint import express, save_checkpoint
+from secateur.export.padding import pad, padded_architecture
 from secateur.model.families import FAMILIES
 from secateur.model.separate import separate
 from secateur.model.shape import block_names, cut_norms, decoder_layers, group_tensors, module_of
@@ -244,6 +245,25 @@ class TestPerLayerExport:
         assert losses[-1] < losses[0]
         expected = logits_of(wrapped.eval(), tokens)
         assert_alike(logits_of(wrapped.merge_and_unload(), tokens), expected)
+
+
+class TestPaddedExport:
+    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER)
+    def test_zeros_up_to_layers_alike_are_the_same_function_in_a_stock_model(self, prepared, architecture, tmp_path):
+        pruned = prune(prepared.dense, prepared.bank, architecture)
+        wider = padded_architecture(prepared.dense, architecture)
+        padded = pad(prepared.dense, pruned, architecture, wider)
+        form = express(prepared.dense, wider, "float32")
+        assert not form.remote_code
+        save_checkpoint(prepared.dense, padded, form, "float32", tmp_path / "padded")
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded", dtype=torch.float32).eval()
+        assert type(loaded).__module__.startswith("transformers.")
+        tokens = prepared.selection.tokens
+        assert_alike(logits_of(loaded, tokens), logits_of(pruned, tokens))
+        cost = cost_of(prepared.dense.shape, wider)
+        assert sum(p.numel() for p in loaded.parameters()) == cost.total_parameters
+        layers = [layer for layer in wider.layers if layer.kv_heads or layer.ffn_width]
+        assert len(set(layers)) == 1
 
 
 class TestUniformExport:

@@ -11,8 +11,8 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
-from secateur.model.loading import DenseModel
 from secateur.model.heads import set_heads
+from secateur.model.loading import DenseModel
 from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_layers, group_tensors
 from secateur.model.walk import DecoderWalk
 from secateur.space.latency_table import LatencyTable, PhaseLatency
@@ -144,15 +144,15 @@ def narrowed(dense: DenseModel, kind: BlockKind, width: int) -> tuple[nn.Module,
     for name, (projection, axis) in group_tensors(layer, dense.family, kind).items():
         kept = projection.weight.shape[axis] // num_groups * width
         weight, bias = projection.weight.narrow(axis, 0, kept).contiguous(), projection.bias
-        copied = module.get_submodule(name)
+        copied: Any = module.get_submodule(name)
         copied.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None and axis == 0:
             copied.bias = nn.Parameter(bias[:kept], requires_grad=False)
         copied.out_features, copied.in_features = weight.shape
     for norm in cut_norms(layer, dense.family, kind):
         for entry, parameter in list(module.get_submodule(norm).named_parameters()):
-            kept = len(parameter) // num_groups * width
-            setattr(module.get_submodule(norm), entry, nn.Parameter(parameter[:kept], requires_grad=False))
+            cut = parameter[: len(parameter) // num_groups * width]
+            setattr(module.get_submodule(norm), entry, nn.Parameter(cut, requires_grad=False))
     if kind is BlockKind.ATTENTION:
         set_heads(module, dense.family, width, num_groups)
     return layer.get_submodule(names.norm) if names.norm else nn.Identity(), module

@@ -106,17 +106,25 @@ def _renumbered_state(dense: DenseModel, pruned: PreTrainedModel) -> dict[str, T
     return state
 
 
+def stock_holds(dense: DenseModel, kv_heads: int) -> bool:
+    """Say whether some family's stock classes hold a model of so many KV heads in every layer."""
+    config, family = dense.model.config, dense.family
+    if _holds_heads(dense, family, kv_heads):
+        return True
+    # The stand-in has no biases.
+    biased = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
+    return not biased and _holds_heads(dense, FAMILIES[family.uniform_as], kv_heads)
+
+
 def _stock_config(dense: DenseModel, layer: LayerShape, base: dict[str, Any]) -> dict[str, Any] | None:
     """Express a uniform architecture with the stock classes, or None where they cannot hold it."""
     sizes = _sizes(dense, layer)
     config, family = dense.model.config, dense.family
     if _holds_heads(dense, family, layer.kv_heads):
         return base | {config.attribute_map.get(name, name): value for name, value in sizes.items()}
+    if not stock_holds(dense, layer.kv_heads):
+        return None
     stand_in = FAMILIES[family.uniform_as]
-    if not _holds_heads(dense, stand_in, layer.kv_heads):
-        return None
-    if base.get("attention_bias") or base.get("mlp_bias"):
-        return None
     config_class = CONFIG_MAPPING[stand_in.model_type]
     known = config_class().to_dict()
     renamed = {key: value for key, value in (base | sizes).items() if key in known}

@@ -26,7 +26,9 @@ def modeling_file(family: Family) -> str:
     """Write the modelling file of a family."""
     dense_config = CONFIG_MAPPING[family.model_type].__name__
     text = SOURCE.read_text()
-    text = re.sub(r'^LAYERS = .*?^MLP = \{.*?^\}\n', lambda _match: _tables(family), text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(
+        r"^LAYERS = .*?^MLP = \{.*?^\}\n", lambda _match: _tables(family), text, flags=re.DOTALL | re.MULTILINE
+    )
     return (
         text.replace("import LlamaConfig as DenseConfig", f"import {dense_config} as DenseConfig")
         .replace("secateur_llama", f"secateur_{family.model_type}")
@@ -41,7 +43,7 @@ def _tables(family: Family) -> str:
     counts = (*attention.head_counts, *attention.kv_head_counts, *attention.query_widths)
     return (
         f'LAYERS = "{family.layers}"\nWIDTH = "{mlp.width}"\n'
-        f'ATTENTION = {_table(attention, counts)}\nMLP = {_table(mlp, ())}\n'
+        f"ATTENTION = {_table(attention, counts)}\nMLP = {_table(mlp, ())}\n"
     )
 
 
@@ -53,7 +55,7 @@ def _table(names: AttentionNames | MlpNames, counts: tuple[str, ...]) -> str:
         "module": "" if gathered else names.module,
         "into": [names.stacked.name] if names.stacked else list(names.inputs),
         "out": names.output,
-        "cut_norms": list(names.cut_norms),
+        "cut_norms": [norm for norm, _ in names.cut_norms],
         "counts": list(counts),
     }
     lines = "".join(f'    "{name}": {json.dumps(value)},\n' for name, value in entries.items())

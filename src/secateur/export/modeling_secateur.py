@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM as DenseForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 # Where the dense model keeps what is cut: inside a layer the norms around a block, its module, the projections into and
-# out of its heads or channels, norms over all of them, and the attributes (of the module, of its config) that count heads.
+# out of its heads or channels, norms over all of them, and attributes (of the module, of its config) that count heads.
 LAYERS = "model.layers"
 WIDTH = "intermediate_size"
 ATTENTION = {

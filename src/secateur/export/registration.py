@@ -82,7 +82,7 @@ class _AfterAutoConfig(MetaPathFinder):
     """Notices the import of transformers' auto classes, and registers behind it."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != AUTO_CONFIG:
             return None

@@ -36,10 +36,11 @@ class AttentionNames:
         post_norm: Of the block's output, before it is added; empty where there is none.
         inputs: Projections whose outputs are cut with the heads, each in equal parts per KV-head group.
         head_norms: Act on each head and are shared by all heads (q/k norms); nothing of them is cut.
-        cut_norms: Act on all heads together; cut with them.
+        cut_norms: Norms over all heads together, cut with them, each with the projection that it norms.
         stacked: A fused projection into the heads.
         head_counts, kv_head_counts, query_widths: Attributes of the module, or of its config where they begin with
-            `config.`, that hold a number of query heads, of KV heads, or of query columns; narrower modules need others.
+            `config.`, that hold a number of query heads, of KV heads, or of query columns; narrower modules need
+            others.
     """
 
     norm: str = "input_layernorm"
@@ -48,7 +49,7 @@ class AttentionNames:
     inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     output: str = "o_proj"
     head_norms: tuple[str, ...] = ()
-    cut_norms: tuple[str, ...] = ()
+    cut_norms: tuple[tuple[str, str], ...] = ()
     stacked: Stacked | None = None
     head_counts: tuple[str, ...] = ()
     kv_head_counts: tuple[str, ...] = ()
@@ -75,7 +76,7 @@ class MlpNames:
     width: str = "intermediate_size"
     stacked: Stacked | None = None
     gathered: tuple[str, str, str] | None = None
-    cut_norms: tuple[str, ...] = ()
+    cut_norms: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Family:
             the hidden size.
         layers, embedding, final_norm, head: Paths from the model.
         per_layer_lists: Entries of the config that hold a value per layer.
-        stock_heads: How many heads a model of the stock classes may have: any number, one that divides the hidden size, or
-            only the dense one's, since the head size is computed from it.
+        stock_heads: How many heads a model of the stock classes may have: any number, one that divides the hidden size,
+            or only the dense one's, since the head size is computed from it.
         parallel_residual: Attribute of a layer that says whether its residual is parallel; empty where it never is.
         residual_scale: Attribute of a layer that holds the factor of what is added; empty where there is none.
         logits_divisor, logits_cap: Entries of the config by which logits are divided, or are softly capped at.
@@ -124,8 +125,9 @@ class Family:
         return f"{self.class_prefix}{self.model_class}"
 
 
+QK_NORMS = (("q_norm", "q_proj"), ("k_norm", "k_proj"))
 QKV = ("query", "key", "value")
-SANDWICH = {"norm": "pre_feedforward_layernorm", "post_norm": "post_feedforward_layernorm"}
+SANDWICHED_MLP = MlpNames(norm="pre_feedforward_layernorm", post_norm="post_feedforward_layernorm")
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -164,9 +166,7 @@ FAMILIES: dict[str, Family] = {
             model_type="olmo2",
             class_prefix="Olmo2",
             uniform_as="olmo2",
-            attention=AttentionNames(
-                norm="", post_norm="post_attention_layernorm", cut_norms=("q_norm", "k_norm")
-            ),
+            attention=AttentionNames(norm="", post_norm="post_attention_layernorm", cut_norms=QK_NORMS),
             mlp=MlpNames(norm="", post_norm="post_feedforward_layernorm"),
         ),
         Family(
@@ -175,7 +175,7 @@ FAMILIES: dict[str, Family] = {
             uniform_as="gemma2",
             stock_heads="dividing",
             attention=AttentionNames(post_norm="post_attention_layernorm"),
-            mlp=MlpNames(**SANDWICH),
+            mlp=SANDWICHED_MLP,
             norms_add_one=True,
             logits_cap="final_logit_softcapping",
         ),
@@ -185,7 +185,7 @@ FAMILIES: dict[str, Family] = {
             uniform_as="gemma3_text",
             stock_heads="dividing",
             attention=AttentionNames(post_norm="post_attention_layernorm", head_norms=("q_norm", "k_norm")),
-            mlp=MlpNames(**SANDWICH),
+            mlp=SANDWICHED_MLP,
             norms_add_one=True,
             logits_cap="final_logit_softcapping",
         ),

@@ -163,8 +163,8 @@ def load_dense(
         found = getattr(model.config, entry, wanted)
         if found != wanted:
             raise ModelError(
-                f"model {name!r} has {entry}={found}, and of family {family.model_type!r} only models with {entry}={wanted} "
-                "can be pruned"
+                f"model {name!r} has {entry}={found}; of family {family.model_type!r} only models with {entry}={wanted}"
+                " can be pruned"
             )
     separate(model, family)
     return DenseModel(name, model, tokenizer, family, read_shape(model, family), stored)

@@ -1,8 +1,8 @@
 """Separate what checkpoints store fused, and put it together again.
 
-Everything that cuts, measures or refits knows one kind of projection, `nn.Linear`, whose outputs or inputs are groups. So
-a dense model's fused projections, transposed weights and MLPs without a module are rewritten once, when it is loaded,
-and written back when a pruned one is exported. What the model computes is the same.
+Everything that cuts, measures or refits knows one kind of projection, `nn.Linear`, whose outputs or inputs are groups.
+So a dense model's fused projections, transposed weights and MLPs without a module are rewritten once, when it is
+loaded, and written back when a pruned one is exported. What the model computes is the same.
 """
 
 from collections import OrderedDict
@@ -33,8 +33,7 @@ def separate(model: PreTrainedModel, family: Family) -> None:
     config = model.config
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    for layer in model.get_submodule(family.layers):
-        assert isinstance(layer, nn.Module), "a module list holds modules"
+    for layer in model.get_submodule(family.layers).children():
         if family.mlp.gathered:
             _gather(layer, *family.mlp.gathered)
         blocks = ((family.attention.module, family.attention.stacked), (family.mlp.module, family.mlp.stacked))

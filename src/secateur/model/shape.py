@@ -57,7 +57,6 @@ class DenseShape:
     """Sizes of a dense decoder; every layer has the same.
 
     `parameters_outside` counts what is never cut: embeddings, final norm and the output head (once where tied).
-    `mixed_attention` is true where layers differ in their attention pattern (full and sliding windows).
     """
 
     hidden_size: int
@@ -70,7 +69,6 @@ class DenseShape:
     attention: BlockShape
     mlp: BlockShape
     parameters_outside: int
-    mixed_attention: bool
 
     @property
     def queries_per_group(self) -> int:
@@ -133,7 +131,7 @@ def cut_norms(layer: nn.Module, family: Family, kind: BlockKind) -> dict[str, nn
     """Name the norms inside a block whose parameters have an entry per column of the groups, and are cut with them."""
     names = block_names(family, kind)
     module = layer.get_submodule(names.module)
-    return {name: module.get_submodule(name) for name in names.cut_norms}
+    return {name: module.get_submodule(name) for name, _ in names.cut_norms}
 
 
 def projection_out(tensors: dict[str, tuple[nn.Linear, int]]) -> nn.Linear:
@@ -190,5 +188,4 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
         attention=attention,
         mlp=mlp,
         parameters_outside=sum(p.numel() for p in model.parameters()) - in_layers,
-        mixed_attention=len(set(getattr(config, "layer_types", None) or [])) > 1,
     )

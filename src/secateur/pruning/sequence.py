@@ -107,7 +107,9 @@ def reconstruct_in_sequence(
             inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
             after = [walk.stream(state) for state in dense_stream]
             residuals = [
-                wanted_output(pruned_walk, layer, kind, a - pruned_walk.stream(state), F.linear(x, output.weight, output.bias))
+                wanted_output(
+                    pruned_walk, layer, kind, a - pruned_walk.stream(state), F.linear(x, output.weight, output.bias)
+                )
                 for a, state, x in zip(after, pruned_stream, inputs, strict=True)
             ]
             errors = [r - output(x) for r, x in zip(residuals, inputs, strict=True)]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.model.loading import DenseModel
 from secateur.model.heads import set_heads
+from secateur.model.loading import DenseModel
 from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_layers, group_tensors, module_of
 from secateur.pruning.bank import WeightBank
 from secateur.space.architecture import Architecture
@@ -41,8 +41,8 @@ def prune(dense: DenseModel, bank: WeightBank, architecture: Architecture) -> Pr
         layer = layers[layer_index]
         names = block_names(dense.family, kind)
         if width == 0:
-            for norm in filter(None, (names.norm, names.post_norm)):
-                setattr(layer, norm, nn.Identity())
+            for path in filter(None, (names.norm, names.post_norm)):
+                layer.set_submodule(path, nn.Identity())
             setattr(layer, names.module, AbsentAttention() if kind is BlockKind.ATTENTION else AbsentMlp())
             continue
         slices = bank.slices(index, width)

@@ -68,11 +68,9 @@ def _narrowed(shape: DenseShape, parameters: int) -> tuple[int, int]:
     """Give the KV heads and FFN width of a layer with so many parameters, in equal shares as far as heads allow."""
     share = parameters / (shape.attention.parameters + shape.mlp.parameters)
     heads = min(int(shape.num_kv_heads * share + 1e-9), shape.num_kv_heads)
-    # A mixture of attention windows types its cache by position: no layer may keep an MLP without attention.
-    heads = max(heads, 1) if shape.mixed_attention else heads
     while shape.attention.parameters_at(heads) > parameters:
         heads -= 1
-    width = widest_ffn(shape, heads, float(parameters)) if heads or not shape.mixed_attention else 0
+    width = widest_ffn(shape, heads, float(parameters))
     # What a whole FFN leaves over goes to heads.
     while width == shape.ffn_width and heads < shape.num_kv_heads:
         if shape.attention.parameters_at(heads + 1) > parameters:

@@ -9,7 +9,7 @@ from secateur.errors import BudgetError
 from secateur.model.shape import DenseShape, module_of
 from secateur.search.allocation import largest_within
 from secateur.space.architecture import Architecture
-from secateur.space.cost import Budget, cost_of, module_parameters
+from secateur.space.cost import Budget, module_parameters
 
 
 def global_threshold_architecture(
@@ -40,9 +40,8 @@ def global_threshold_architecture(
 
 def _kept(shape: DenseShape, modules: Sequence[int], parameters: int) -> Architecture:
     """Keep one group after another of the modules named, while so many decoder parameters allow."""
-    # A mixture of attention windows types its cache by position, so no layer may lose its attention there.
-    widths = [1 if shape.mixed_attention else 0, 0] * shape.num_layers
-    left = parameters - cost_of(shape, Architecture.from_widths(tuple(widths))).decoder_parameters
+    widths = [0] * shape.num_modules
+    left = parameters
     for module in modules:
         kind = module_of(module)[1]
         width = widths[module]

@@ -194,9 +194,6 @@ def define_space(
         )
     ffn = level_grid(shape.ffn_width, ffn_levels, ffn_multiple or hardware_multiple(shape.ffn_width))
     heads = level_grid(shape.num_kv_heads, kv_levels, 1)
-    if shape.mixed_attention:
-        # Cache layers are typed by position where layers differ in their attention window, so none may lose its cache.
-        heads = [width for width in heads if width > 0]
     options = []
     for index in range(shape.num_modules):
         layer, kind = module_of(index)

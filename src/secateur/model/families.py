@@ -96,6 +96,7 @@ class Family:
         residual_scale: Attribute of a layer that holds the factor of what is added; empty where there is none.
         logits_divisor, logits_cap: Entries of the config by which logits are divided, or are softly capped at.
         norms_add_one: Norms multiply by one plus their weight.
+        llama_form: It computes what Llama does, given its own names; biases may be more.
         conv1d: Projections are transformers' Conv1D, which keep their weight transposed.
         wanted: Entries of the config, with the value by which the family has the form above.
     """
@@ -117,6 +118,7 @@ class Family:
     logits_divisor: str = ""
     logits_cap: str = ""
     norms_add_one: bool = False
+    llama_form: bool = False
     conv1d: bool = False
     wanted: tuple[tuple[str, object], ...] = ()
 
@@ -134,9 +136,9 @@ FAMILIES: dict[str, Family] = {
     for family in (
         # LlamaConfig refuses hidden_size % num_attention_heads != 0 even with head_dim given; Mistral without a sliding
         # window is the same computation and does not.
-        Family(model_type="llama", class_prefix="Llama", uniform_as="mistral", stock_heads="dividing"),
-        Family(model_type="mistral", class_prefix="Mistral", uniform_as="mistral"),
-        Family(model_type="qwen2", class_prefix="Qwen2", uniform_as="qwen2"),
+        Family(model_type="llama", class_prefix="Llama", uniform_as="mistral", stock_heads="dividing", llama_form=True),
+        Family(model_type="mistral", class_prefix="Mistral", uniform_as="mistral", llama_form=True),
+        Family(model_type="qwen2", class_prefix="Qwen2", uniform_as="qwen2", llama_form=True),
         Family(
             model_type="qwen3",
             class_prefix="Qwen3",
@@ -193,6 +195,7 @@ FAMILIES: dict[str, Family] = {
             model_type="phi3",
             class_prefix="Phi3",
             uniform_as="phi3",
+            llama_form=True,
             attention=AttentionNames(
                 inputs=tuple(f"qkv_proj.{part}" for part in QKV),
                 stacked=Stacked("qkv_proj", QKV),

@@ -3,6 +3,7 @@
 Format and names: the `gguf` package, and what llama.cpp's src/models/llama.cpp and deci.cpp read.
 """
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,9 @@ def gguf_package() -> Any:
         ExportError: It is not installed.
     """
     try:
-        import gguf
+        return importlib.import_module("gguf")
     except ImportError as error:
         raise ExportError(MISSING) from error
-    return gguf
 
 
 def check_gguf(dense: DenseModel) -> None:
@@ -59,7 +59,7 @@ def check_gguf(dense: DenseModel) -> None:
         raise ExportError(
             f"llama.cpp's graphs of Llama have the activation 'silu', the model has {config.hidden_act!r}"
         )
-    rotary = dense.model.base_model.rotary_emb
+    rotary: Any = dense.model.base_model.rotary_emb
     if rotary.attention_scaling != 1.0 or 2 * len(rotary.inv_freq) != dense.shape.head_dim:
         raise ExportError("the model's rotary embedding is partial or scales attention, which GGUF's `deci` has not")
     read_vocabulary(dense.tokenizer, dense.shape.vocab_size)
@@ -114,10 +114,10 @@ def gguf_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Give the tensors of a pruned model under llama.cpp's names and in its layout."""
     family, shape = dense.family, dense.shape
-    yield "token_embd.weight", pruned.get_input_embeddings().weight.detach()
-    yield "output_norm.weight", pruned.get_submodule(family.final_norm).weight.detach()
+    yield "token_embd.weight", _weight(pruned.get_input_embeddings())
+    yield "output_norm.weight", _weight(pruned.get_submodule(family.final_norm))
     if not pruned.config.tie_word_embeddings:
-        yield "output.weight", pruned.get_output_embeddings().weight.detach()
+        yield "output.weight", _weight(pruned.get_output_embeddings())
     factors = _rope_factors(dense)
     if not torch.allclose(factors, torch.ones_like(factors)):
         yield "rope_freqs.weight", factors
@@ -132,7 +132,7 @@ def gguf_tensors(
                     yield from _idle_ffn(place, shape.hidden_size)
                 continue
             module = layers[index].get_submodule(names.module)
-            yield f"blk.{place}.{block}_norm.weight", layers[index].get_submodule(names.norm).weight.detach()
+            yield f"blk.{place}.{block}_norm.weight", _weight(layers[index].get_submodule(names.norm))
             counts = (layer.kv_heads * shape.queries_per_group, layer.kv_heads)
             into = ATTENTION_NAMES if attention else MLP_NAMES
             for part, (name, source) in enumerate(zip(into, names.inputs, strict=True)):
@@ -149,6 +149,10 @@ def interleaved(tensor: Tensor, num_heads: int) -> Tensor:
     """Reorder the rows of a query or key projection: llama.cpp rotates pairs of neighbours, transformers halves."""
     rows = tensor.reshape(num_heads, 2, tensor.shape[0] // num_heads // 2, *tensor.shape[1:])
     return rows.transpose(1, 2).reshape(tensor.shape)
+
+
+def _weight(module: Any) -> Tensor:
+    return module.weight.detach()  # type: ignore[no-any-return]
 
 
 def _idle_ffn(place: int, hidden_size: int) -> Iterator[tuple[str, Tensor]]:
@@ -168,9 +172,9 @@ def _rope_theta(dense: DenseModel) -> float:
 
 def _rope_factors(dense: DenseModel) -> Tensor:
     """Give what each frequency is divided by, read off transformers' own: 1 where nothing is scaled."""
-    frequencies: Any = dense.model.base_model.rotary_emb.inv_freq
+    rotary: Any = dense.model.base_model.rotary_emb
     exponents = torch.arange(0, dense.shape.head_dim, 2, dtype=torch.float32) / dense.shape.head_dim
-    return (1.0 / _rope_theta(dense) ** exponents) / frequencies.float().cpu()
+    return (1.0 / _rope_theta(dense) ** exponents) / rotary.inv_freq.float().cpu()
 
 
 def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:

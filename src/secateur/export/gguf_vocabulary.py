@@ -1,4 +1,4 @@
-"""A tokenizer as llama.cpp keeps it: byte-level BPE (`gpt2`) or BPE with byte fallback, as of sentencepiece (`llama`)."""
+"""A tokenizer as llama.cpp keeps it: byte-level BPE (`gpt2`), or BPE with byte fallback as sentencepiece's (`llama`)."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,14 +10,8 @@ from secateur.errors import ExportError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 # llama.cpp knows how text is cut before merging by name only; these are the patterns of the names.
-PRE_TOKENIZERS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
-        "llama-bpe"
-    ),
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": (
-        "qwen2"
-    ),
-}
+_CUT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE_TOKENIZERS = {_CUT % r"\p{N}{1,3}": "llama-bpe", _CUT % r"\p{N}": "qwen2"}
 
 
 @dataclass(frozen=True)

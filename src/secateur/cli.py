@@ -64,6 +64,10 @@ def prune_command(
     minimize: Annotated[
         str | None, typer.Option(help="What --max-drop makes small: params, flops, kv-cache-bytes, prefill or decode.")
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="per-layer (transformers), padded (whatever loads stock models) or gguf (llama.cpp)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-BUDGET if not given.")] = None,
     data: DataOption = None,
     groups: GroupsOption = None,
@@ -104,6 +108,8 @@ def prune_command(
             layers.append({"model": {"device": device}})
         if seed is not None:
             layers.append({"seed": seed})
+        if target is not None:
+            layers.append({"export": {"target": target}})
         layers += [parse_assignment(assignment) for assignment in assignments or []]
         resolved = resolve(build_config(layers))
         name = Path(model).name or "model"

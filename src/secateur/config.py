@@ -175,6 +175,9 @@ class ExportConfig(Record):
     """How the result is written."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = as the dense model")
+    target: Literal["per-layer", "padded", "gguf"] = Field(
+        "per-layer", description="who loads it: transformers, all that load stock models, or llama.cpp"
+    )
 
 
 class RunConfig(Record):

@@ -20,6 +20,7 @@ from secateur.drop_inputs import drop_budget, load_drop_questions, refuse_drop
 from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError, suggestion
 from secateur.evaluation.latency import measure_latency
 from secateur.evaluation.multiple_choice import ChoiceSet, load_choices
+from secateur.export.target import check_target
 from secateur.model.loading import DenseModel, load_dense
 from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.model.walk import DecoderWalk
@@ -174,6 +175,7 @@ def load_inputs(
     )
     group_documents = assign_group_documents(data.groups, documents, data.text_field)
     dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
+    check_target(dense, config.export.target, output_bias=config.pruning.reconstruction == "bias")
     longest = getattr(dense.model.config, "max_position_embeddings", None)
     if longest is not None and data.sequence_length > longest:
         raise ModelError(

@@ -1,7 +1,6 @@
 """Write a pruned model as a Hugging Face folder."""
 
 import json
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -10,35 +9,13 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 
+from secateur.export.form import ExportedForm
 from secateur.export.modeling_file import MODULE, config_class_name, model_class_name, modeling_file
 from secateur.model.families import FAMILIES, Family
 from secateur.model.loading import DTYPES, DenseModel
 from secateur.model.separate import joined_state
 from secateur.model.shape import BlockKind, DenseShape
 from secateur.space.architecture import Architecture, LayerShape
-
-
-@dataclass(frozen=True)
-class ExportedForm:
-    """How an architecture is expressed. `files` go beside the weights; `remote_code` says if loading runs one."""
-
-    config: dict[str, Any]
-    files: dict[str, str]
-
-    @property
-    def remote_code(self) -> bool:
-        return bool(self.files)
-
-    def loading_lines(self, folder: str) -> tuple[str, str]:
-        """Give the lines that load model and tokenizer.
-
-        The tokenizer needs the flag too: transformers 5 reads the model's config for it, and would stop and ask.
-        """
-        flag = ", trust_remote_code=True" if self.remote_code else ""  # the folder's own modelling file
-        return (
-            f'model = AutoModelForCausalLM.from_pretrained("{folder}"{flag})',
-            f'tokenizer = AutoTokenizer.from_pretrained("{folder}"{flag})',
-        )
 
 
 def express(dense: DenseModel, architecture: Architecture, dtype: str, *, output_bias: bool = False) -> ExportedForm:

@@ -3,8 +3,10 @@
 Format and names: the `gguf` package, and what llama.cpp's src/models/llama.cpp and deci.cpp read.
 """
 
+import hashlib
 import importlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from transformers import PreTrainedModel
 from secateur.errors import ExportError
 from secateur.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from secateur.model.loading import DenseModel
-from secateur.model.shape import BlockKind, block_names, decoder_layers
+from secateur.model.shape import BlockKind, DenseShape, block_names, decoder_layers
 from secateur.space.architecture import Architecture, LayerShape
 
 FILE_NAME = "model.gguf"
-# `deci` leaves a whole block out that has no FFN, so one of this width and without effect stays: a Q8_0 block.
+# `deci` leaves a layer out that has no FFN, and llama.cpp reads sizes of the cache off the first layer: where these are
+# gone, an FFN of a Q8_0 block, or a KV head, of zeros stands there.
 LEAST_FFN = 32
 MISSING = "exporting to GGUF needs the `gguf` package; install it with: pip install 'secateur[gguf]'"
 ATTENTION_NAMES = ("attn_q", "attn_k", "attn_v")
@@ -65,7 +68,18 @@ def check_gguf(dense: DenseModel) -> None:
     read_vocabulary(dense.tokenizer, dense.shape.vocab_size)
 
 
-def write_gguf(dense: DenseModel, pruned: PreTrainedModel, architecture: Architecture, dtype: str, path: Path) -> None:
+@dataclass(frozen=True)
+class WrittenGguf:
+    """What a file holds: llama.cpp's architecture, SHA-256 of every tensor, and entries that no model counts."""
+
+    architecture: str
+    digests: dict[str, str]
+    added_parameters: int
+
+
+def write_gguf(
+    dense: DenseModel, pruned: PreTrainedModel, architecture: Architecture, dtype: str, path: Path
+) -> WrittenGguf:
     """Write weights, sizes and vocabulary.
 
     Args:
@@ -78,9 +92,10 @@ def write_gguf(dense: DenseModel, pruned: PreTrainedModel, architecture: Archite
     config, shape = dense.model.config, dense.shape
     kept = _kept(architecture)
     alike = len({layer for _, layer in kept}) == 1 and all(kept[0][1].model_dump().values())
-    writer = gguf.GGUFWriter(path, "llama" if alike else "deci")
-    heads = [layer.kv_heads * shape.queries_per_group for _, layer in kept]
-    kv_heads = [layer.kv_heads for _, layer in kept]
+    name = "llama" if alike else "deci"
+    writer = gguf.GGUFWriter(path, name)
+    kv_heads = [layer.kv_heads if place else max(1, layer.kv_heads) for place, (_, layer) in enumerate(kept)]
+    heads = [count * shape.queries_per_group for count in kv_heads]
     widths = [layer.ffn_width or LEAST_FFN for _, layer in kept]
     writer.add_name(Path(dense.name).name)
     writer.add_context_length(config.max_position_embeddings)
@@ -99,14 +114,18 @@ def write_gguf(dense: DenseModel, pruned: PreTrainedModel, architecture: Archite
     writer.add_file_type(types.get(dtype, gguf.LlamaFileType.MOSTLY_BF16))
     _add_vocabulary(writer, read_vocabulary(dense.tokenizer, shape.vocab_size))
     matrix = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
-    for name, tensor in gguf_tensors(dense, pruned, architecture):
+    digests, added = {}, 0
+    for tensor_name, tensor in gguf_tensors(dense, pruned, architecture):
         kind = gguf.GGMLQuantizationType[matrix if tensor.ndim == 2 else "F32"]
         data = gguf.quants.quantize(tensor.float().cpu().contiguous().numpy(), kind)
-        writer.add_tensor(name, data, raw_dtype=kind)
+        digests[tensor_name] = hashlib.sha256(data.tobytes()).hexdigest()
+        added += tensor.numel() if _is_added(tensor_name, kept) else 0
+        writer.add_tensor(tensor_name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return WrittenGguf(name, digests, added)
 
 
 def gguf_tensors(
@@ -128,8 +147,8 @@ def gguf_tensors(
             names = block_names(family, kind)
             block = "attn" if attention else "ffn"
             if not architecture.width(index, kind):
-                if not attention:
-                    yield from _idle_ffn(place, shape.hidden_size)
+                if not attention or place == 0:
+                    yield from _idle_block(place, shape, kind)
                 continue
             module = layers[index].get_submodule(names.module)
             yield f"blk.{place}.{block}_norm.weight", _weight(layers[index].get_submodule(names.norm))
@@ -151,15 +170,36 @@ def interleaved(tensor: Tensor, num_heads: int) -> Tensor:
     return rows.transpose(1, 2).reshape(tensor.shape)
 
 
+def _is_added(name: str, kept: list[tuple[int, LayerShape]]) -> bool:
+    """Say whether a tensor is of a block of zeros, or of no model's parameters."""
+    if name == "rope_freqs.weight":
+        return True
+    parts = name.split(".")
+    if parts[0] != "blk":
+        return False
+    layer = kept[int(parts[1])][1]
+    return not (layer.kv_heads if parts[2].startswith("attn") else layer.ffn_width)
+
+
 def _weight(module: Any) -> Tensor:
-    return module.weight.detach()  # type: ignore[no-any-return]
+    return module.weight.detach()
 
 
-def _idle_ffn(place: int, hidden_size: int) -> Iterator[tuple[str, Tensor]]:
-    yield f"blk.{place}.ffn_norm.weight", torch.ones(hidden_size)
-    for name in MLP_NAMES:
-        yield f"blk.{place}.{name}.weight", torch.zeros(LEAST_FFN, hidden_size)
-    yield f"blk.{place}.ffn_down.weight", torch.zeros(hidden_size, LEAST_FFN)
+def _idle_block(place: int, shape: DenseShape, kind: BlockKind) -> Iterator[tuple[str, Tensor]]:
+    """Give a block that adds nothing."""
+    queries = shape.queries_per_group * shape.head_dim
+    if kind is BlockKind.ATTENTION:
+        norm, into, out = (
+            "attn_norm",
+            dict(zip(ATTENTION_NAMES, (queries, *[shape.head_dim] * 2), strict=True)),
+            "attn_output",
+        )
+    else:
+        norm, into, out = "ffn_norm", dict.fromkeys(MLP_NAMES, LEAST_FFN), "ffn_down"
+    yield f"blk.{place}.{norm}.weight", torch.ones(shape.hidden_size)
+    for name, rows in into.items():
+        yield f"blk.{place}.{name}.weight", torch.zeros(rows, shape.hidden_size)
+    yield f"blk.{place}.{out}.weight", torch.zeros(shape.hidden_size, next(iter(into.values())))
 
 
 def _kept(architecture: Architecture) -> list[tuple[int, LayerShape]]:

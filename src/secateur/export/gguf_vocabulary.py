@@ -1,4 +1,4 @@
-"""A tokenizer as llama.cpp keeps it: byte-level BPE (`gpt2`), or BPE with byte fallback as sentencepiece's (`llama`)."""
+"""A tokenizer as llama.cpp keeps it: byte-level BPE (`gpt2`) or BPE with byte fallback like sentencepiece (`llama`)."""
 
 import json
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Voca
     Raises:
         ExportError: It is of a kind that llama.cpp would cut text with otherwise.
     """
-    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model = state["model"]
     if model["type"] != "BPE":
         raise ExportError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.errors import ExportError
-from secateur.export.checkpoint import ExportedForm
+from secateur.export.form import ExportedForm
 from secateur.export.fresh_check import SENTENCE
 from secateur.model.loading import DenseModel
 from secateur.schema import Record
@@ -80,14 +80,15 @@ def verify_export(
     return seen
 
 
-def run_check(arguments: list[str], scratch: str) -> subprocess.CompletedProcess[str]:
-    """Run `fresh_check.py` in a new process, where nothing of Secateur can be imported by accident.
+def run_check(arguments: list[str], scratch: str, script: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a check in a new process, where nothing of Secateur can be imported by accident.
 
     Args:
         scratch: Folder for what transformers keeps of modelling files, instead of the user's own.
+        script: `fresh_check.py` if not given.
     """
     return subprocess.run(
-        [sys.executable, "-I", str(CHECK), *arguments],
+        [sys.executable, "-I", str(script or CHECK), *arguments],
         capture_output=True,
         text=True,
         check=False,

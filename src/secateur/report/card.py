@@ -1,13 +1,13 @@
 """The model card: how to load the result, first; then what it is and how it was made."""
 
-from secateur.export.checkpoint import ExportedForm
+from secateur.export.form import LoadableForm
 from secateur.report.record import BudgetUse, Choice, ModelRow
 from secateur.report.rows import budget_text
 
 
 def model_card(
     model_name: str,
-    form: ExportedForm,
+    form: LoadableForm,
     rows: tuple[ModelRow, ...],
     choice: Choice,
     dtype: str,
@@ -17,12 +17,6 @@ def model_card(
     """Write the card in Markdown."""
     by_name = {row.name: row for row in rows}
     secateur, dense = by_name["secateur"], by_name["dense"]
-    needs = (
-        "The layers differ in size, so the folder ships `modeling_secateur.py`, which needs transformers only; read it "
-        "before you trust it."
-        if form.remote_code
-        else "The layers are alike, so stock transformers classes hold it."
-    )
     table = "\n".join(_row(row) for row in rows)
     layers = "\n".join(
         f"| {index} | {kept.kv_heads} of {whole.kv_heads} | {kept.ffn_width} of {whole.ffn_width} |"
@@ -35,19 +29,19 @@ def model_card(
     used = f" Of its budget it uses {budget_text(budget)}." if limited else ""
     loading = "\n".join(form.loading_lines("path/to/this/folder"))
     return f"""---
-library_name: transformers
+library_name: {form.library}
 tags: [pruned, secateur]
 ---
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{form.imports}
 
 {loading}
 ```
 
 # {model_name}, pruned to {1 - secateur.parameter_reduction:.1%} of its decoder parameters
 
-Made by Secateur from `{model_name}`, stored in {dtype}, without any training.{used} {needs}
+Made by Secateur from `{model_name}`, stored in {dtype}, without any training.{used} {form.needs}
 
 | model | decoder parameters | all parameters | reduction | perplexity (interval) | KL to dense |
 |---|---|---|---|---|---|

@@ -98,7 +98,18 @@ class ExportRecord(Record):
     loading_line: str
     num_parameters: int
     bytes: int
-    max_logit_difference: float = Field(description="between the fresh process and the model that was evaluated")
+    max_logit_difference: float | None = Field(
+        description="between the fresh process and the model that was evaluated; of GGUF where llama.cpp is installed"
+    )
+    reader: str = Field("transformers", description="what the fresh process loaded it with")
+    added_parameters: int = Field(0, description="zeros that fill layers up, among num_parameters")
+
+    @property
+    def logits(self) -> str:
+        """Say how near the logits came, where they could be computed."""
+        if self.max_logit_difference is None:
+            return f"tensors read back with {self.reader}; install llama-cpp-python to have it run as well"
+        return f"logits within {self.max_logit_difference:.0e}"
 
 
 class Report(Record):

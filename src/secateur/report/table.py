@@ -182,7 +182,7 @@ def summary_lines(report: Report) -> list[str]:
     export = report.export
     lines.append(
         f"{report.num_measurements} architectures measured; the export was loaded in a fresh process: "
-        f"{export.class_name}, {export.num_parameters:,} parameters, logits within {export.max_logit_difference:.0e}"
+        f"{export.class_name}, {export.num_parameters:,} parameters, {export.logits}"
     )
     return lines
 

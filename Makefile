@@ -32,7 +32,7 @@ test: $(READY)
 
 # The README's table of families, from what their contract shows.
 families: $(READY)
-	$(BIN)/pytest -q -n 2 tests/contracts/test_families.py --write-families
+	$(BIN)/pytest -q -n 2 tests/contracts/test_families.py tests/contracts/test_gguf.py --write-families
 
 # The oldest transformers that exported models must load in.
 test-oldest: $(READY)

@@ -214,6 +214,13 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
     return Architecture.from_widths(request.param)
 
 
+@pytest.fixture
+def stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load exports from their folder alone, as where nobody has imported Secateur."""
+    for name in [name for name in CONFIG_MAPPING if name.startswith("secateur_")]:
+        monkeypatch.delitem(CONFIG_MAPPING._extra_content, name)
+
+
 @pytest.fixture(scope="session")
 def save_model() -> Callable[..., Path]:
     """Write a tiny model with its tokenizer into a folder, as anybody's checkpoint."""

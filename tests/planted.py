@@ -21,7 +21,6 @@ SHAPE = DenseShape(
     attention=BlockShape(num_groups=8, parameters_per_group=3072, parameters_constant=64, weights_per_group=3072),
     mlp=BlockShape(num_groups=128, parameters_per_group=192, parameters_constant=64, weights_per_group=192),
     parameters_outside=12_864,
-    mixed_attention=False,
 )
 # Every level of every module costs the same, but for the norms of blocks that go whole.
 SPACE = define_space(SHAPE, ffn_levels=9, kv_levels=9)

@@ -27,6 +27,8 @@ from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 from secateur.space.cost import cost_of
 
+pytestmark = pytest.mark.usefixtures("stranger")
+
 NARROW = Architecture.from_widths((3, 32, 1, 48, 4, 16))
 GONE = Architecture.from_widths((0, 40, 2, 16, 4, 0))
 LAYER_GONE = Architecture.from_widths((2, 32, 0, 0, 4, 48))

@@ -13,15 +13,19 @@ from secateur.data import Role
 from secateur.errors import ExportError
 from secateur.export.checkpoint import express, round_weights, save_checkpoint
 from secateur.export.verify import verify_export
-from secateur.model.families import FAMILIES
+from secateur.model.shape import decoder_layers
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 from secateur.space.cost import cost_of
+from tiny import PLAIN
 
 VARIED = Architecture.from_widths((0, 40, 2, 16, 4, 0))
 UNIFORM = Architecture.from_widths((3, 40) * 3)
+
+
+pytestmark = pytest.mark.usefixtures("stranger")
 
 
 def export(prepared, architecture, folder, dtype="float32", output_bias=False):
@@ -55,8 +59,7 @@ def assert_same_model(loaded, pruned, tokens):
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in pruned.parameters())
 
 
-@pytest.mark.parametrize("reconstruction", ["least_squares", "bias"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "reconstruction"), [("llama", "least_squares"), ("gemma3_text", "bias")])
 def test_a_stranger_loads_the_pruned_model(prepare, family, reconstruction, architecture, tmp_path):
     prepared = prepare(family, reconstruction=reconstruction)
     pruned, form = export(prepared, architecture, tmp_path / "exported", output_bias=reconstruction == "bias")
@@ -66,27 +69,34 @@ def test_a_stranger_loads_the_pruned_model(prepare, family, reconstruction, arch
     assert torch.equal(cached, uncached)
     # Whole layers that are gone are not in the folder, not even as empty ones.
     present = sum(1 for layer in architecture.layers if layer.kv_heads or layer.ffn_width)
-    assert loaded.config.num_hidden_layers == len(loaded.model.layers) == present
+    assert loaded.config.num_hidden_layers == len(decoder_layers(loaded, prepared.dense.family)) == present
 
     loaded.save_pretrained(tmp_path / "again")
     again = load(tmp_path / "again", form)
     assert_same_model(again, pruned, prepared.selection.tokens)
 
 
-@pytest.mark.parametrize("reconstruction", ["least_squares", "bias"])
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("ratio", [1, 4])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "ratio", "tied", "reconstruction"),
+    [
+        ("llama", 4, True, "bias"),
+        ("qwen2", 1, False, "bias"),
+        ("qwen3", 4, True, "least_squares"),
+        ("gpt_neox", 1, False, "bias"),
+        ("gpt2", 1, True, "bias"),
+    ],
+)
 def test_other_head_ratios_and_tied_embeddings_load_alike(prepare, family, ratio, tied, reconstruction, tmp_path):
     prepared = prepare(family, ratio, tied, reconstruction)
     for name, architecture in (("varied", VARIED), ("uniform", UNIFORM)):
         pruned, form = export(prepared, architecture, tmp_path / name, output_bias=reconstruction == "bias")
         loaded = load(tmp_path / name, form)
         assert_same_model(loaded, pruned, prepared.selection.tokens)
-        assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+        head, embedding = loaded.get_output_embeddings(), loaded.get_input_embeddings()
+        assert (head.weight is embedding.weight) == tied
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*PLAIN, "mistral"])
 @pytest.mark.parametrize(
     "widths", [(2, 40) * 3, (3, 40) * 3, (3, 40, 0, 0, 3, 40)], ids=["divides", "does-not", "dropped"]
 )
@@ -116,7 +126,7 @@ def test_layers_that_differ_need_the_modelling_file(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("reconstruction", ["least_squares", "bias"])
-@pytest.mark.parametrize("biases", [("attention_bias",), ("mlp_bias",), ("attention_bias", "mlp_bias")])
+@pytest.mark.parametrize("biases", [("attention_bias",), ("attention_bias", "mlp_bias")])
 @pytest.mark.parametrize("architecture", [VARIED, UNIFORM], ids=["varied", "uniform"])
 def test_llama_with_biases_loads_alike(
     make_dense, make_tokens, prepared, biases, architecture, reconstruction, tmp_path
@@ -141,13 +151,17 @@ def test_a_uniform_architecture_with_every_bias_already_there_stays_a_stock_mode
     [
         ("mistral", {"sliding_window": 4}),
         ("qwen2", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0}),
-        ("qwen2", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 2}),
         ("qwen3", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 2}),
     ],
-    ids=["mistral", "qwen2-all", "qwen2-mixed", "qwen3-mixed"],
+    ids=["mistral", "qwen2-all", "qwen3-mixed"],
 )
-@pytest.mark.parametrize("widths", [(1, 40, 2, 16, 4, 0), (3, 40) * 3], ids=["varied", "uniform"])
+@pytest.mark.parametrize(
+    "widths",
+    [(0, 40, 2, 16, 4, 0), (4, 48, 3, 16, 0, 40), (3, 40) * 3],
+    ids=["first-attention-gone", "last-attention-gone", "uniform"],
+)
 def test_sliding_windows_survive(make_dense, make_tokens, prepared, family, overrides, widths, tmp_path):
+    """Also where the cache counts its tokens in a layer whose attention is gone."""
     dense = make_dense(family, **overrides)
     statistics = calibrate(dense, make_tokens(Role.CALIBRATION), batch_tokens=48, seed=0)
     architecture = Architecture.from_widths(widths)
@@ -199,10 +213,8 @@ def test_the_tokenizer_comes_along(prepared, exported, tmp_path):
     assert loaded("w3 w7 w95")["input_ids"] == prepared.dense.tokenizer("w3 w7 w95")["input_ids"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("exported", [VARIED, UNIFORM], ids=["varied", "uniform"])
-def test_peft_trains_the_export(prepare, family, exported, tmp_path):
-    prepared = prepare(family)
+def test_peft_trains_the_export(prepared, exported, tmp_path):
     _, form = export(prepared, exported, tmp_path / "exported")
     loaded = load(tmp_path / "exported", form)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -224,37 +236,35 @@ class TestVerification:
     """A fresh process, which never imports Secateur, holds the folder to what was measured."""
 
     @pytest.fixture
-    def verify(self, prepared, tmp_path):
-        """Verify after something has happened to the weights file."""
-        pruned, form = export(prepared, VARIED, tmp_path / "exported")
-        counted = cost_of(prepared.dense.shape, VARIED).total_parameters
+    def biased(self, prepare):
+        return prepare(reconstruction="bias")
 
-        def run(happen=lambda _path: None, num_parameters=counted):
+    @pytest.fixture
+    def counted(self, biased):
+        """Parameters with the biases that narrowed blocks have gained."""
+        counted = cost_of(biased.space.shape, VARIED).total_parameters
+        assert counted > cost_of(biased.dense.shape, VARIED).total_parameters
+        return counted
+
+    @pytest.fixture
+    def verify(self, biased, counted, tmp_path):
+        """Verify after something has happened to the weights file."""
+        pruned, form = export(biased, VARIED, tmp_path / "exported", output_bias=True)
+
+        def run(happen=lambda _path: None):
             happen(tmp_path / "exported/model.safetensors")
-            tokens = prepared.selection.tokens
-            return verify_export(tmp_path / "exported", form, prepared.dense, pruned, tokens, num_parameters)
+            tokens = biased.selection.tokens
+            return verify_export(tmp_path / "exported", form, biased.dense, pruned, tokens, counted)
 
         return run
 
-    def test_passes_what_is_right(self, verify, prepared, tmp_path):
+    def test_passes_what_is_right(self, verify, counted, tmp_path):
         seen = verify()
         assert not seen.secateur_imported
         assert seen.class_name == "SecateurLlamaForCausalLM"
-        assert seen.num_parameters == cost_of(prepared.dense.shape, VARIED).total_parameters
-        assert seen.max_logit_difference < 1e-4
-        assert seen.bytes == (tmp_path / "exported/model.safetensors").stat().st_size
-
-    @pytest.mark.parametrize("exported", [VARIED, UNIFORM], ids=["varied", "uniform"])
-    @pytest.mark.parametrize("family", ["llama", "qwen2"])
-    def test_passes_a_model_that_gained_biases(self, prepare, family, exported, tmp_path):
-        biased = prepare(family, reconstruction="bias")
-        pruned, form = export(biased, exported, tmp_path / "exported", output_bias=True)
-        counted = cost_of(biased.space.shape, exported).total_parameters
-        assert counted > cost_of(biased.dense.shape, exported).total_parameters
-        seen = verify_export(tmp_path / "exported", form, biased.dense, pruned, biased.selection.tokens, counted)
-        assert not seen.secateur_imported
         assert seen.num_parameters == counted
         assert seen.max_logit_difference < 1e-4
+        assert seen.bytes == (tmp_path / "exported/model.safetensors").stat().st_size
 
     def test_refuses_one_weight_that_differs(self, verify):
         def corrupt(path):
@@ -276,14 +286,14 @@ class TestVerification:
         ],
     )
     def test_refuses_whatever_the_fresh_process_finds_wrong(
-        self, verify, prepared, monkeypatch, tmp_path, reported, message
+        self, verify, counted, monkeypatch, tmp_path, reported, message
     ):
         """A script stands in for the real check, which takes seconds: what counts is what is made of its words."""
         fine = {
             "secateur_imported": False,
             "tokenizes_alike": True,
             "class_name": "SecateurLlamaForCausalLM",
-            "num_parameters": cost_of(prepared.dense.shape, VARIED).total_parameters,
+            "num_parameters": counted,
             "max_logit_difference": 0.0,
             "generates_alike_with_and_without_cache": True,
             "bytes": 1,

@@ -42,7 +42,7 @@ class StitchedModel:
         self._walk = walk
         self._bank = bank
         self._reference = reference
-        state_bytes = reference.num_tokens * walk.model.config.hidden_size * walk.model.dtype.itemsize
+        state_bytes = reference.num_tokens * walk.state_size * walk.model.dtype.itemsize
         self._depth = max(1, cache_bytes // state_bytes)
         self._widths: tuple[int, ...] = ()
         self._states: list[list[Tensor]] = []

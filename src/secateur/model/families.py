@@ -239,7 +239,7 @@ FAMILIES: dict[str, Family] = {
             mlp=MlpNames(norm="ln_2", inputs=("c_fc",), output="c_proj", width="n_inner"),
             stock_heads="dense",
             conv1d=True,
-            wanted=(("add_cross_attention", False),),
+            wanted=(("add_cross_attention", False), ("scale_attn_by_inverse_layer_idx", False)),
         ),
         Family(
             model_type="opt",

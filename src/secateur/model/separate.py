@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.model.families import Family, Stacked
+from secateur.model.shape import kv_head_count
 
 
 class SeparateProjections(nn.Module):
@@ -30,9 +31,7 @@ class SeparateProjections(nn.Module):
 
 def separate(model: PreTrainedModel, family: Family) -> None:
     """Rewrite a dense model in place so that every projection is a linear layer of its own."""
-    config = model.config
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    heads, kv_heads = model.config.num_attention_heads, kv_head_count(model, family)
     for layer in model.get_submodule(family.layers).children():
         if family.mlp.gathered:
             _gather(layer, *family.mlp.gathered)

@@ -139,6 +139,13 @@ def projection_out(tensors: dict[str, tuple[nn.Linear, int]]) -> nn.Linear:
     return next(projection for projection, axis in tensors.values() if axis == 1)
 
 
+def kv_head_count(model: PreTrainedModel, family: Family) -> int:
+    """Count KV heads; families without grouped-query attention ignore what their config may say of it."""
+    heads = int(model.config.num_attention_heads)
+    grouped = getattr(model.config, "num_key_value_heads", None) if family.stock_heads != "dense" else None
+    return int(grouped or heads)
+
+
 def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
     """Count a dense model.
 
@@ -172,7 +179,7 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
             output_bias=any(p.bias is not None for p, axis in tensors if axis == 1),
         )
 
-    num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    num_kv_heads = kv_head_count(model, family)
     columns, ffn_width = (projection_out(group_tensors(layers[0], family, kind)).in_features for kind in BlockKind)
     attention = block_shape(BlockKind.ATTENTION, num_kv_heads)
     mlp = block_shape(BlockKind.MLP, ffn_width)

@@ -43,6 +43,11 @@ class DecoderWalk:
         self._arguments: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     @property
+    def state_size(self) -> int:
+        """Numbers per token of a state."""
+        return int(self.model.config.hidden_size) * (2 if self.parallel else 1)
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 

@@ -37,7 +37,7 @@ class DenseStreams:
         self.batches = chosen.split(max(1, batch_tokens // length))
         self.num_tokens = chosen.numel()
         self._walk = walk
-        state_bytes = self.num_tokens * walk.model.config.hidden_size * walk.model.dtype.itemsize
+        state_bytes = self.num_tokens * walk.state_size * walk.model.dtype.itemsize
         self._fits = state_bytes * (2 * len(walk.layers) + 1) <= cache_bytes
         self._kept: list[list[Tensor]] = []
 
@@ -172,8 +172,8 @@ def wanted_output(walk: DecoderWalk, layer: int, kind: BlockKind, residual: Tens
         return residual
     norm = walk.layers[layer].get_submodule(post_norm)
     weight = norm(torch.ones_like(residual[..., :1, :]))
-    safe = torch.where(weight.abs() < SMALLEST_WEIGHT, weight.new_tensor(SMALLEST_WEIGHT).copysign(weight), weight)
-    return residual / safe * output.float().square().mean(-1, keepdim=True).sqrt().to(residual.dtype)
+    length = output.float().square().mean(-1, keepdim=True).sqrt().to(residual.dtype)
+    return torch.where(weight.abs() < SMALLEST_WEIGHT, output, residual / weight * length)
 
 
 def _inputs_of(output: nn.Linear, run: Callable[[Tensor], Tensor], stream: list[Tensor]) -> list[Tensor]:

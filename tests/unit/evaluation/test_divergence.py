@@ -4,9 +4,9 @@ import torch
 from secateur.evaluation import divergence
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import StitchedModel, score_model
-from secateur.model.families import FAMILIES
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
+from tiny import REPRESENTATIVES
 
 SMALLER = Architecture.from_widths((2, 24, 3, 16, 0, 40))
 
@@ -22,7 +22,7 @@ def scored(prepared):
     return score
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_the_dense_model_does_not_diverge_from_itself_and_has_its_own_loss(prepare, family):
     prepared = prepare(family)
     reference = DenseReference(prepared.walk, prepared.selection, batch_windows=3)

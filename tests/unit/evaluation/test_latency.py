@@ -6,9 +6,9 @@ import torch
 from transformers import Cache
 
 from secateur.evaluation.latency import WARM_UPS, measure_latency, median_seconds, narrowed, never_faster_when_wider
-from secateur.model.families import FAMILIES
-from secateur.model.shape import BlockKind
+from secateur.model.shape import BlockKind, block_names
 from secateur.model.walk import DecoderWalk
+from tiny import REPRESENTATIVES
 
 
 class Stopwatch:
@@ -63,6 +63,10 @@ def test_a_wider_block_is_never_faster():
 
 
 class TestTable:
+    @pytest.fixture(params=REPRESENTATIVES)
+    def prepared(self, prepare, request):
+        return prepare(request.param)
+
     @pytest.fixture
     def table(self, prepared):
         """Every reading of the clock is a second after the one before, so that every run takes one."""
@@ -97,21 +101,24 @@ class TestTable:
         assert table.device.startswith("cpu")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 @pytest.mark.parametrize("kind", list(BlockKind))
 class TestABlockCutToAWidth:
-    def run(self, dense, kind, width, hidden):
+    def added(self, dense, kind, width, hidden):
+        """What the block adds to the residual stream of the first layer."""
         walk = DecoderWalk(dense.model, dense.family)
         norm, module = narrowed(dense, kind, width)
         arguments = walk.arguments(*hidden.shape[:2])[0] if kind is BlockKind.ATTENTION else {}
         output = module(norm(hidden), **arguments)
-        return hidden + (output[0] if isinstance(output, tuple) else output)
+        post_norm = block_names(dense.family, kind).post_norm
+        return walk.scaled(walk.layers[0], post_norm, output[0] if isinstance(output, tuple) else output)
 
-    def test_is_the_models_own_where_nothing_is_cut(self, make_dense, family, kind):
+    def test_is_the_models_own_where_nothing_is_cut(self, make_dense, make_tokens, family, kind):
         dense = make_dense(family)
-        hidden = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
-        whole = self.run(dense, kind, dense.shape.block(kind).num_groups, hidden)
-        torch.testing.assert_close(whole, DecoderWalk(dense.model, dense.family).block(0, kind, hidden))
+        walk = DecoderWalk(dense.model, dense.family)
+        state = walk.embed(make_tokens(num_windows=2, length=7).tokens)
+        whole = self.added(dense, kind, dense.shape.block(kind).num_groups, walk.stream(state))
+        torch.testing.assert_close(whole, walk.branch(0, kind, state))
 
     def test_has_the_sizes_of_its_width_and_leaves_the_model_alone(self, make_dense, family, kind):
         dense = make_dense(family)
@@ -120,11 +127,11 @@ class TestABlockCutToAWidth:
         linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
         weights = sum(part.in_features * part.out_features for part in linear)
         assert weights == 2 * dense.shape.block(kind).weights_per_group
-        assert self.run(dense, kind, 2, torch.randn(2, 7, 32)).shape == (2, 7, 32)
+        assert self.added(dense, kind, 2, torch.randn(2, 7, 32)).shape == (2, 7, 32)
         assert [parameter.shape for parameter in dense.model.parameters()] == before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_a_token_is_decoded_with_what_the_prompt_left_in_the_cache(make_dense, family):
     dense = make_dense(family)
     decoding = DecoderWalk(dense.model, dense.family).decoding_arguments(2, 9)

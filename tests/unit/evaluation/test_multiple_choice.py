@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast
 from secateur.data import Role
 from secateur.errors import DataError
 from secateur.evaluation.multiple_choice import ChoiceSet, Question, choose_questions, read_questions
-from secateur.model.families import FAMILIES
 from secateur.model.loading import load_dense
 from secateur.model.shape import module_of
 from secateur.model.walk import DecoderWalk
+from tiny import REPRESENTATIVES
 
 SHARED = Path(__file__).parents[4] / "shared"
 MMLU = SHARED / "data" / "mmlu"
@@ -272,7 +272,7 @@ def asked(prompt, *choices):
 
 
 class TestAccuracy:
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", REPRESENTATIVES)
     def test_it_is_that_of_the_models_own_logits_question_by_question(self, prepare, tokenizer, family):
         """Choices are random words here: with random weights, one letter wins whatever the question."""
         prepared = prepare(family)

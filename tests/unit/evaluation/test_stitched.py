@@ -18,7 +18,7 @@ from secateur.space.candidate import Measurement, Protocol
 PROTOCOL = Protocol(model="m", tokens="t", num_tokens=48, sequence_length=12, dtype="torch.float32", bank="b")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def architectures(prepared):
     rng = random.Random(0)
     drawn = [tuple(rng.choice(options) for options in prepared.space.options) for _ in range(12)]
@@ -36,9 +36,14 @@ def stitched(prepared, cache_bytes):
 STATE_BYTES = 48 * 32 * 4
 
 
+@pytest.fixture(scope="module")
+def alone(prepared, architectures):
+    """Scores of each architecture by a model that has measured no other."""
+    return {each.key: stitched(prepared, 0).score(each) for each in architectures}
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 2 * STATE_BYTES, 4 * STATE_BYTES, 1 << 30])
-def test_results_do_not_depend_on_the_order_or_on_what_is_kept(prepared, architectures, cache_bytes):
-    alone = {each.key: stitched(prepared, 0).score(each) for each in architectures}
+def test_results_do_not_depend_on_the_order_or_on_what_is_kept(prepared, architectures, alone, cache_bytes):
     rng = random.Random(cache_bytes)
     together = stitched(prepared, cache_bytes)
     for order in (
@@ -53,13 +58,13 @@ def test_results_do_not_depend_on_the_order_or_on_what_is_kept(prepared, archite
             assert torch.equal(scores.loss, alone[architecture.key].loss)
 
 
-def test_a_width_that_the_bank_lacks_spoils_nothing_measured_later(prepared, architectures):
+def test_a_width_that_the_bank_lacks_spoils_nothing_measured_later(prepared, architectures, alone):
     model = stitched(prepared, 1 << 30)
     model.score(architectures[0])
     with pytest.raises(KeyError):
         model.score(Architecture.from_widths((*architectures[0].widths[:3], 7, *architectures[0].widths[4:])))
     for architecture in architectures:
-        assert torch.equal(model.score(architecture).kl, stitched(prepared, 0).score(architecture).kl)
+        assert torch.equal(model.score(architecture).kl, alone[architecture.key].kl)
 
 
 def test_what_agrees_with_the_last_candidate_is_not_computed_again(prepared):
@@ -154,19 +159,20 @@ class TestStream:
         return Tokens(make_tokens(num_windows=5, length=10, seed=3).tokens.split(2))
 
     @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
-    def test_is_that_of_the_pruned_model_batch_by_batch(self, prepared, architectures, tokens, cache_bytes):
+    @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+    def test_is_that_of_the_pruned_model_batch_by_batch(self, prepare, architectures, tokens, family, cache_bytes):
+        prepared = prepare(family)
         model = StitchedModel(prepared.walk, prepared.bank, tokens, cache_bytes)
         for architecture in architectures:
             pruned = prune(prepared.dense, prepared.bank, architecture)
             expected = []
-            handle = pruned.model.norm.register_forward_pre_hook(
-                lambda _module, args, seen=expected: seen.append(args[0])
-            )
+            norm = pruned.get_submodule(prepared.dense.family.final_norm)
+            handle = norm.register_forward_pre_hook(lambda _module, args, seen=expected: seen.append(args[0]))
             for batch in tokens.batches:
                 pruned(input_ids=batch, use_cache=False)
             handle.remove()
             for one, other in zip(model.stream(architecture), expected, strict=True):
-                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(prepared.walk.stream(one), other, atol=1e-4, rtol=1e-4)
 
     def test_has_no_scores(self, prepared, architectures, tokens):
         with pytest.raises(TypeError, match=r"scores need a DenseReference, got Tokens; use stream\(\)"):

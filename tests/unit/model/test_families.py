@@ -6,7 +6,9 @@ from secateur.model.families import FAMILIES, find_family
 
 
 def test_an_unknown_family_lists_the_known_ones_and_suggests_the_nearest():
-    with pytest.raises(ModelError, match=r"'qwen'.*known: .*llama, mistral, .*qwen2, qwen3, .*; did you mean 'qwen[23]'"):
+    with pytest.raises(
+        ModelError, match=r"'qwen'.*known: .*llama, mistral, .*qwen2, qwen3, .*; did you mean 'qwen[23]'"
+    ):
         find_family("qwen")
 
 
@@ -16,7 +18,9 @@ def test_a_family_names_what_transformers_has(name, make_dense):
     assert family.model_type == name
     assert family.uniform_as in FAMILIES
     model = make_dense(name).model
-    assert type(model) is getattr(transformers, f"{family.class_prefix}ForCausalLM")
-    assert type(model.model.layers[0]).__name__ == f"{family.class_prefix}DecoderLayer"
+    assert type(model) is getattr(transformers, family.class_name)
+    layers = model.get_submodule(family.layers)
+    assert [type(layer).__name__.startswith(family.class_prefix) for layer in layers] == [True] * 3
+    attention = layers[0].get_submodule(family.attention.module)
     for norm in family.attention.head_norms:
-        assert getattr(model.model.layers[0].self_attn, norm).weight.shape == (8,)
+        assert attention.get_submodule(norm).weight.shape == (8,)

@@ -3,23 +3,36 @@ from torch import nn
 
 from secateur.errors import ModelError
 from secateur.model.families import FAMILIES
-from secateur.model.shape import BlockKind, module_of, read_shape
+from secateur.model.shape import BlockKind, decoder_layers, group_tensors, module_of, projection_out, read_shape
+
+# Query heads per KV head, and whether the embeddings are tied; families without grouped queries have as many of both.
+VARIANTS = [
+    *((name, 1 if family.stock_heads == "dense" else 2, False) for name, family in FAMILIES.items()),
+    ("llama", 1, False),
+    ("llama", 4, False),
+    ("llama", 2, True),
+    ("gpt2", 1, True),
+]
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("ratio", [1, 2, 4])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "ratio", "tied"), VARIANTS)
 def test_sizes_and_counts_are_those_of_the_tensors(make_dense, family, ratio, tied):
     dense = make_dense(family, ratio, tied)
-    shape, layers = dense.shape, dense.model.model.layers
+    shape, layers = dense.shape, decoder_layers(dense.model, dense.family)
     assert (shape.num_query_heads, shape.num_kv_heads, shape.queries_per_group) == (4 * ratio, 4, ratio)
     assert (shape.head_dim, shape.hidden_size, shape.ffn_width, shape.vocab_size) == (8, 32, 48, 96)
     assert (shape.num_layers, shape.num_modules) == (3, 6)
     assert shape.decoder_parameters == sum(p.numel() for p in layers.parameters())
     assert shape.decoder_parameters + shape.parameters_outside == sum(p.numel() for p in dense.model.parameters())
-    assert shape.group_size(BlockKind.ATTENTION) == layers[0].self_attn.o_proj.in_features // 4
+    columns = projection_out(group_tensors(layers[0], dense.family, BlockKind.ATTENTION)).in_features
+    assert shape.group_size(BlockKind.ATTENTION) == columns // 4
     assert shape.group_size(BlockKind.MLP) == 1
-    assert not shape.mixed_attention
+
+
+def test_without_a_size_of_their_own_heads_share_the_hidden_size(make_dense):
+    shape = make_dense("gpt2", num_attention_heads=8, num_key_value_heads=None).shape
+    assert (shape.num_query_heads, shape.num_kv_heads, shape.head_dim) == (8, 8, 4)
+    assert shape.group_size(BlockKind.ATTENTION) == 4
 
 
 def test_biases_go_with_their_group_and_head_norms_with_the_block(make_dense):
@@ -29,6 +42,16 @@ def test_biases_go_with_their_group_and_head_norms_with_the_block(make_dense):
     assert qwen3.parameters_per_group == llama.parameters_per_group
     assert qwen3.parameters_constant == llama.parameters_constant + 2 * 8
     assert llama.weights_per_group == qwen2.weights_per_group == llama.parameters_per_group
+
+
+def test_norms_over_all_heads_go_with_their_groups_and_those_around_a_block_with_the_block(make_dense):
+    """OLMo 2 has a norm behind each block, and q/k norms over all heads; Gemma 3 two around it, and one per head."""
+    llama, olmo2, gemma3 = (make_dense(name).shape for name in ("llama", "olmo2", "gemma3_text"))
+    assert olmo2.attention.parameters_per_group == llama.attention.parameters_per_group + (2 + 1) * 8
+    assert olmo2.attention.parameters_constant == olmo2.mlp.parameters_constant == 32
+    assert gemma3.attention.parameters_per_group == llama.attention.parameters_per_group
+    assert gemma3.attention.parameters_constant == 2 * 32 + 2 * 8
+    assert gemma3.mlp.parameters_constant == 2 * 32
 
 
 def test_an_output_bias_goes_with_the_block(make_dense):
@@ -53,8 +76,8 @@ def test_narrowed_blocks_gain_an_output_bias_where_the_dense_one_has_none(make_d
 def test_biases_into_the_groups_are_no_output_bias(make_dense, family):
     """Qwen2 has them on the queries, keys and values alone."""
     shape = make_dense(family).shape
-    assert not shape.attention.output_bias
-    assert not shape.mlp.output_bias
+    biased = family in {"starcoder2", "gpt_neox", "gpt2", "opt"}
+    assert shape.attention.output_bias == shape.mlp.output_bias == biased
 
 
 def test_layers_that_differ_are_refused(make_dense):

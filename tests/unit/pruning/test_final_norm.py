@@ -2,10 +2,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
-from secateur.model.families import FAMILIES
+from secateur.evaluation.stitched import model_stream
+from secateur.model.families import find_family
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.final_norm import LEAST_GAIN, MOST_GAIN, match_final_norm
+from secateur.pruning.final_norm import LEAST_GAIN, MOST_GAIN, match_final_norm, scale_output
+from tiny import REPRESENTATIVES
 
 
 @pytest.fixture
@@ -15,16 +18,14 @@ def make_walks(prepare):
     def make(family="llama"):
         prepared = prepare(family)
         copied = copy.deepcopy(prepared.dense.model)
-        streams = []
-        handle = prepared.dense.model.model.norm.register_forward_pre_hook(
-            lambda _module, args: streams.append(args[0])
-        )
-        for batch in prepared.calibration.tokens.split(5):
-            prepared.dense.model(batch, use_cache=False)
-        handle.remove()
+        streams = [model_stream(prepared.walk, batch) for batch in prepared.calibration.tokens.split(5)]
         return prepared.walk, DecoderWalk(copied, prepared.dense.family, source=prepared.walk), streams
 
     return make
+
+
+def final_norm(walk):
+    return walk.model.get_submodule(walk.family.final_norm)
 
 
 def noisy(streams, size, seed=0):
@@ -42,15 +43,30 @@ def divergence(walk, pruned_walk, dense_streams, pruned_streams, gain=1.0):
     return float(torch.cat(total).mean())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*REPRESENTATIVES, "olmo2"])
+def test_scaling_a_norm_or_a_projection_scales_what_it_gives(make_dense, family):
+    """Its bias too, and where a norm multiplies by one plus its weight, the one as well."""
+    model, names = make_dense(family).model, find_family(family)
+    layer = model.get_submodule(names.layers)[1]
+    attention = layer.get_submodule(names.attention.module)
+    hidden = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    norms = (model.get_submodule(names.final_norm), layer.get_submodule(names.mlp.post_norm or names.mlp.norm))
+    for module in (*norms, attention.get_submodule(names.attention.output)):
+        probe = hidden.repeat(1, 2)[:, : module.in_features] if isinstance(module, nn.Linear) else hidden
+        before = module(probe)
+        scale_output(module, 0.7, names)
+        torch.testing.assert_close(module(probe), 0.7 * before, atol=1e-6, rtol=1e-5)
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_a_gain_that_was_planted_is_taken_back(make_walks, family):
     walk, pruned_walk, streams = make_walks(family)
-    norm = pruned_walk.model.model.norm
-    wanted = norm.weight.clone()
-    norm.weight.mul_(1 / 0.8)
+    wanted = pruned_walk.final_norm(streams[0])
+    scale_output(final_norm(pruned_walk), 1 / 0.8, pruned_walk.family)
     gain = match_final_norm(walk, pruned_walk, streams, streams)
     assert gain == pytest.approx(0.8, abs=0.01)
-    torch.testing.assert_close(norm.weight.detach(), wanted, rtol=0.02, atol=0)
+    torch.testing.assert_close(pruned_walk.final_norm(streams[0]), wanted, rtol=0.02, atol=0)
 
 
 def test_a_stream_with_errors_is_made_less_sure(make_walks):
@@ -65,19 +81,20 @@ def test_a_stream_with_errors_is_made_less_sure(make_walks):
 
 def test_the_dense_model_itself_is_left_as_it_is(make_walks):
     walk, pruned_walk, streams = make_walks()
-    norm = pruned_walk.model.model.norm
+    norm = final_norm(pruned_walk)
     before = norm.weight.clone()
     assert match_final_norm(walk, pruned_walk, streams, streams) == 1.0
     assert torch.equal(norm.weight, before)
 
 
-def test_only_the_pruned_models_final_norm_changes(make_walks):
-    walk, pruned_walk, streams = make_walks()
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_only_the_pruned_models_final_norm_changes(make_walks, family):
+    walk, pruned_walk, streams = make_walks(family)
     before = {name: parameter.clone() for name, parameter in pruned_walk.model.named_parameters()}
     dense = {name: parameter.clone() for name, parameter in walk.model.named_parameters()}
     assert match_final_norm(walk, pruned_walk, streams, noisy(streams, 0.5)) != 1
     for name, parameter in pruned_walk.model.named_parameters():
-        assert torch.equal(parameter, before[name]) == (name != "model.norm.weight"), name
+        assert torch.equal(parameter, before[name]) == (not name.startswith(pruned_walk.family.final_norm)), name
         assert not parameter.requires_grad
     assert all(torch.equal(parameter, dense[name]) for name, parameter in walk.model.named_parameters())
 

@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
-from secateur.model.families import FAMILIES
+from secateur.model.shape import BlockKind, block_names, decoder_layers, group_tensors, projection_out
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.gains import MOST_EVALUATIONS, match_gains, scaled_by
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
+from tiny import REPRESENTATIVES
 
 CUT = Architecture.from_widths((2, 24, 0, 16, 2, 0))
 
@@ -30,22 +31,29 @@ def module_names(model, gains):
     return {name for name, module in model.named_modules() if module in gains}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_planted_gains_are_found(prepare, family):
-    prepared = prepare(family)
-    architecture = Architecture.dense(prepared.dense.shape)
+def last_of(model, family, index, kind):
+    """What a block's output comes out of: the projection out of the groups, or the norm behind it."""
+    layer = decoder_layers(model, family)[index]
+    post_norm = block_names(family, kind).post_norm
+    return layer.get_submodule(post_norm) if post_norm else projection_out(group_tensors(layer, family, kind))
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_planted_gains_are_found(prepare, name):
+    prepared = prepare(name)
+    architecture, family = Architecture.dense(prepared.dense.shape), prepared.dense.family
     model = prune(prepared.dense, prepared.bank, architecture)
     planted = {
-        model.model.layers[0].mlp.down_proj: 0.8,
-        model.model.layers[1].self_attn.o_proj: 1.25,
-        model.model.norm: 1.1,
+        last_of(model, family, 0, BlockKind.MLP): 0.8,
+        last_of(model, family, 1, BlockKind.ATTENTION): 1.25,
+        model.get_submodule(family.final_norm): 1.1,
     }
-    scaled_by(planted)
+    scaled_by(planted, family)
     before = divergence(prepared, model)
     gains = matched(prepared, model, architecture)
     for module, size in planted.items():
         assert gains[module] == pytest.approx(1 / size, abs=0.08)
-    scaled_by(gains)
+    scaled_by(gains, family)
     assert divergence(prepared, model) < 0.1 * before
 
 
@@ -54,11 +62,11 @@ def test_a_cut_model_comes_closer_and_no_single_gain_is_better(prepared):
     model = prune(prepared.dense, prepared.bank, architecture)
     before = divergence(prepared, model)
     gains = matched(prepared, model, architecture)
-    scaled_by(gains)
+    scaled_by(gains, prepared.dense.family)
     after = divergence(prepared, model)
     assert after < 0.99 * before
     for module, factor in itertools.product(gains, (0.9, 1.1)):
-        take_back = scaled_by({module: factor})
+        take_back = scaled_by({module: factor}, prepared.dense.family)
         assert divergence(prepared, model) > after * 0.999
         take_back()
 
@@ -74,6 +82,19 @@ def test_the_modules_that_are_left_and_the_final_norm_have_a_gain_each(prepared)
     }
 
 
+def test_norms_behind_the_modules_have_the_gain_in_their_place(prepare):
+    """They would undo what scales a projection."""
+    prepared = prepare("gemma3_text")
+    model = prune(prepared.dense, prepared.bank, CUT)
+    assert module_names(model, matched(prepared, model, CUT)) == {
+        "model.layers.0.post_attention_layernorm",
+        "model.layers.0.post_feedforward_layernorm",
+        "model.layers.1.post_feedforward_layernorm",
+        "model.layers.2.post_attention_layernorm",
+        "model.norm",
+    }
+
+
 def test_the_dense_model_has_nothing_to_match(prepared):
     architecture = Architecture.dense(prepared.dense.shape)
     model = prune(prepared.dense, prepared.bank, architecture)
@@ -81,7 +102,7 @@ def test_the_dense_model_has_nothing_to_match(prepared):
     assert list(gains.values()) == pytest.approx([1.0] * len(gains), abs=1e-3)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
 def test_finding_changes_nothing_and_scaling_can_be_taken_back(prepare, family):
     prepared = prepare(family)
     model = prune(prepared.dense, prepared.bank, CUT)
@@ -89,7 +110,7 @@ def test_finding_changes_nothing_and_scaling_can_be_taken_back(prepare, family):
     gains = matched(prepared, model, CUT)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
-    take_back = scaled_by(gains)
+    take_back = scaled_by(gains, prepared.dense.family)
     scaled = module_names(model, gains)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) == (name.rpartition(".")[0] not in scaled), name

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from secateur.model.families import FAMILIES
-from secateur.model.shape import module_of
+from secateur.model.families import find_family
+from secateur.model.shape import BlockKind, block_names, module_of
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.sequence import DenseStreams, least_squares, reconstruct_in_sequence
+from secateur.pruning.sequence import DenseStreams, least_squares, reconstruct_in_sequence, wanted_output
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
+from tiny import REPRESENTATIVES
 
 CUT = Architecture.from_widths((2, 24, 3, 16, 2, 24))
 
@@ -16,7 +17,8 @@ CUT = Architecture.from_widths((2, 24, 3, 16, 2, 24))
 @torch.no_grad()
 def final_stream(model, tokens):
     seen = []
-    handle = model.model.norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    norm = model.get_submodule(find_family(model.config.model_type).final_norm)
+    handle = norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     model(input_ids=tokens, use_cache=False)
     handle.remove()
     return seen[0]
@@ -28,7 +30,7 @@ def reconstruct(prepared, pruned, architecture, ridge=0.1, batch_tokens=96):
     return pruned
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_the_final_stream_comes_closer_to_the_dense_one(prepare, family, architecture):
     prepared = prepare(family)
     tokens = prepared.calibration.tokens
@@ -82,20 +84,46 @@ def test_keeping_everything_changes_almost_nothing(prepared):
         torch.testing.assert_close(parameter, before[name], atol=1e-3, rtol=0)
 
 
-GROUP_WEIGHTS = tuple(f"{name}_proj.weight" for name in ("q", "k", "v", "o", "gate", "up", "down"))
+@pytest.mark.parametrize("kind", list(BlockKind))
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [("llama", {}), ("granite", {"residual_multiplier": 0.3}), ("olmo2", {}), ("gemma3_text", {})],
+)
+def test_a_block_that_adds_what_it_should_is_asked_for_the_output_that_it_has(make_dense, family, overrides, kind):
+    """Whatever is behind the projection: nothing, a factor, or a norm, which may multiply by one plus its weight."""
+    dense = make_dense(family, **overrides)
+    walk = DecoderWalk(dense.model, dense.family)
+    output = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0))
+    added = walk.scaled(walk.layers[1], block_names(dense.family, kind).post_norm, output)
+    torch.testing.assert_close(wanted_output(walk, 1, kind, added, output), output, atol=1e-4, rtol=1e-4)
 
 
-def test_only_weights_of_the_groups_change_and_the_final_norm(prepare):
-    """No other norm, no embedding, head or bias: Qwen2 has biases into its heads."""
-    prepared = prepare("qwen2")
+@pytest.mark.parametrize("family", ["qwen2", "gpt_neox", "gpt2"])
+def test_only_weights_of_the_groups_change_and_the_final_norm(prepare, family):
+    """No other norm, no embedding, head or bias: all three have biases into their heads, two of them behind."""
+    prepared = prepare(family)
+    entry = prepared.dense.family
     pruned = prune(prepared.dense, prepared.bank, CUT)
     before = {name: parameter.clone() for name, parameter in pruned.named_parameters()}
     reconstruct(prepared, pruned, CUT)
     changed = {name for name, parameter in pruned.named_parameters() if not torch.equal(parameter, before[name])}
-    expected = {name for name in before if name.endswith((*GROUP_WEIGHTS, "model.norm.weight"))}
-    # The first attention sees the dense model's own input: there is nothing to correct.
-    first = {name for name in expected if "layers.0.self_attn" in name and "o_proj" not in name}
-    assert expected - first <= changed <= expected
+
+    def weights_into_groups(layer, kind):
+        names = block_names(entry, kind)
+        return {f"{entry.layers}.{layer}.{names.module}.{name}.weight" for name in names.inputs}
+
+    into = set().union(*(weights_into_groups(layer, kind) for layer in range(3) for kind in BlockKind))
+    out = {
+        f"{entry.layers}.{layer}.{b.module}.{b.output}.weight"
+        for layer in range(3)
+        for b in (entry.attention, entry.mlp)
+    }
+    norm = {name for name in before if name.startswith(entry.final_norm)}
+    # What reads the dense model's own input has nothing to correct: the first attention, and an MLP parallel to it.
+    first = weights_into_groups(0, BlockKind.ATTENTION)
+    if prepared.walk.parallel:
+        first |= weights_into_groups(0, BlockKind.MLP)
+    assert (into | out | norm) - first <= changed <= into | out | norm
 
 
 def test_the_dense_model_and_the_bank_are_left_as_they_were(prepare):

@@ -1,36 +1,40 @@
-import dataclasses
 import itertools
 
 import pytest
 import torch
 
 from secateur.data import Role
-from secateur.model.families import FAMILIES
 from secateur.model.walk import DecoderWalk
 from secateur.search.block_influence import block_influence, layer_dropping_architecture
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget, cost_of
+from tiny import REPRESENTATIVES
 
 INFLUENCE = torch.tensor([0.5, 0.1, 0.3])
 
 
 class TestBlockInfluence:
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", REPRESENTATIVES)
     def test_is_one_minus_the_mean_cosine_of_the_hidden_states(self, prepare, family):
         prepared = prepare(family)
-        streams = []
-        # The last of transformers' hidden states is behind the final norm; what goes into that norm is wanted.
-        handle = prepared.dense.model.model.norm.register_forward_pre_hook(
-            lambda _module, args: streams.append(args[0])
-        )
-        outputs = prepared.dense.model(prepared.calibration.tokens, output_hidden_states=True)
-        handle.remove()
-        states = [*outputs.hidden_states[:-1], streams[0]]
+        states = []
+
+        def keep(_module, args, kwargs):
+            states.append(args[0] if args else kwargs["hidden_states"])
+
+        model = prepared.dense.model
+        # What goes into every layer and, behind the last one, into the final norm.
+        readers = [*prepared.walk.layers, model.get_submodule(prepared.dense.family.final_norm)]
+        handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in readers]
+        model(prepared.calibration.tokens, use_cache=False)
+        for handle in handles:
+            handle.remove()
         assert len(states) == 4
         expected = []
         for before, after in itertools.pairwise(states):
             product = (before * after).sum(-1) / (before.norm(dim=-1) * after.norm(dim=-1))
-            expected.append(1 - product.mean())
+            # Gemma embeds the padding token as zero, which has no direction.
+            expected.append(1 - product.nan_to_num(0).mean())
         found = block_influence(prepared.walk, prepared.calibration, batch_tokens=96)
         torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-4)
 
@@ -94,12 +98,3 @@ class TestLayerDroppingArchitecture:
         shape = prepared.dense.shape
         dropped = layer_dropping_architecture(shape, Budget.from_keep(shape, 2 / 3, 0.01), torch.ones(3))
         assert dropped.widths == (0, 0, 4, 48, 4, 48)
-
-    @pytest.mark.parametrize("keep", [0.35, 0.37, 0.4, 0.5, 0.6, 0.7])
-    def test_no_layer_loses_its_attention_alone_where_windows_are_mixed(self, prepared, keep):
-        """The KV cache types its layers by position there; a layer that is gone takes its type along."""
-        mixed = dataclasses.replace(prepared.dense.shape, mixed_attention=True)
-        budget = Budget.from_keep(mixed, keep, 0.01)
-        architecture = layer_dropping_architecture(mixed, budget, INFLUENCE)
-        assert all(layer.kv_heads or not layer.ffn_width for layer in architecture.layers)
-        assert cost_of(mixed, architecture).decoder_parameters <= budget.ceiling

@@ -51,7 +51,6 @@ def test_the_highest_scores_stay_wherever_they_are(keep, seed):
         attention=BlockShape(4, 10, 0, 10),
         mlp=BlockShape(48, 10, 0, 10),
         parameters_outside=0,
-        mixed_attention=False,
     )
     scores = random_scores(shape, seed)
     budget = Budget.from_keep(shape, keep, 0.01)
@@ -75,16 +74,6 @@ def test_what_is_too_large_for_the_rest_is_passed_over_for_what_fits(shape):
 def test_a_budget_of_everything_keeps_everything(shape):
     whole = global_threshold_architecture(shape, Budget.from_keep(shape, 1.0, 0.01), random_scores(shape, 0))
     assert whole == Architecture.dense(shape)
-
-
-def test_layers_with_mixed_windows_keep_a_head(prepared):
-    """The KV cache types its layers by position there, so none may lose its own (see `define_space`)."""
-    mixed = dataclasses.replace(prepared.dense.shape, mixed_attention=True)
-    scores = random_scores(mixed, 0)
-    for module in range(0, 6, 2):
-        scores[module] -= 100
-    architecture = global_threshold_architecture(mixed, Budget.from_keep(mixed, 0.3, 0.01), scores)
-    assert all(layer.kv_heads == 1 for layer in architecture.layers)
 
 
 class TestAsAMethod:

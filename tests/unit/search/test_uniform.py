@@ -27,7 +27,6 @@ def llama_like(num_kv_heads, num_layers=4, ffn_width=100, attention_per_head=100
         attention=BlockShape(num_kv_heads, attention_per_head, 0, attention_per_head),
         mlp=BlockShape(ffn_width, mlp_per_channel, 0, mlp_per_channel),
         parameters_outside=20,
-        mixed_attention=False,
     )
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 
 import numpy as np
@@ -52,13 +51,6 @@ def test_protected_layers_stay_dense(prepared):
 def test_protecting_every_layer_is_refused(prepared):
     with pytest.raises(ConfigError, match=r"must be below the number of layers 3, got 2 \+ 1"):
         define_space(prepared.dense.shape, 7, 5, protect_first=2, protect_last=1)
-
-
-def test_layers_with_mixed_windows_keep_a_head(prepared):
-    mixed = dataclasses.replace(prepared.dense.shape, mixed_attention=True)
-    space = define_space(mixed, 7, 5)
-    assert all(0 not in options for options in space.options[::2])
-    assert all(0 in options for options in space.options[1::2])
 
 
 def test_levels_and_architectures_translate_both_ways(prepared, architecture):

@@ -36,7 +36,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if not config.getoption("--write-families"):
+    if not config.getoption("--write-families", default=False):
         return
     outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for outcome in ("passed", "failed"):

@@ -68,6 +68,9 @@ def prune_command(
         str | None,
         typer.Option(help="per-layer (transformers), padded (whatever loads stock models) or gguf (llama.cpp)."),
     ] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="Devices that will share the model: heads and widths divide among them.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-BUDGET if not given.")] = None,
     data: DataOption = None,
     groups: GroupsOption = None,
@@ -110,6 +113,8 @@ def prune_command(
             layers.append({"seed": seed})
         if target is not None:
             layers.append({"export": {"target": target}})
+        if tensor_parallel is not None:
+            layers.append({"space": {"tensor_parallel": tensor_parallel}})
         layers += [parse_assignment(assignment) for assignment in assignments or []]
         resolved = resolve(build_config(layers))
         name = Path(model).name or "model"

@@ -80,7 +80,10 @@ class SpaceConfig(Record):
 
     ffn_levels: int = Field(17, ge=2, description="FFN widths per layer, 0 and the dense one among them")
     kv_levels: int = Field(9, ge=2, description="at most this many KV-head counts per layer")
-    ffn_multiple: int | None = Field(None, ge=1, description="alignment of FFN widths; default by the width")
+    multiple_of: int | None = Field(
+        None, ge=1, description="of FFN widths; default 64 (256 for GGUF) above 1,024 wide, finer for small models"
+    )
+    tensor_parallel: int = Field(1, ge=1, description="devices that heads and FFN widths can be divided among")
     protect_first: int = Field(0, ge=0, description="layers at the start that stay dense")
     protect_last: int = Field(0, ge=0, description="layers at the end that stay dense")
 

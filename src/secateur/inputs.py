@@ -35,7 +35,13 @@ from secateur.search.rounds import FEWEST_PAIRS
 from secateur.space.cost import COSTS, Budget, Limit, ModuleCost
 from secateur.space.latency_table import LatencyTable
 from secateur.space.sampling import sample_architectures
-from secateur.space.search_space import SearchSpace, define_space
+from secateur.space.search_space import (
+    GPU_MULTIPLE,
+    K_QUANTS_MULTIPLE,
+    SearchSpace,
+    define_space,
+    hardware_multiple,
+)
 
 # The paper's perplexities are those of the protocol ppl-128.
 PAPER_SEQUENCE_LENGTH = 128
@@ -255,11 +261,18 @@ def space_of(config: RunConfig, dense: DenseModel, costs: Mapping[str, ModuleCos
         dense.shape.with_output_bias() if config.pruning.reconstruction == "bias" else dense.shape,
         limits.ffn_levels,
         limits.kv_levels,
-        limits.ffn_multiple,
+        width_multiple(config, dense.shape),
         limits.protect_first,
         limits.protect_last,
+        limits.tensor_parallel,
         costs,
     )
+
+
+def width_multiple(config: RunConfig, shape: DenseShape) -> int:
+    """Give what FFN widths are multiples of: as asked, or as who loads the export likes it."""
+    largest = K_QUANTS_MULTIPLE if config.export.target == "gguf" else GPU_MULTIPLE
+    return config.space.multiple_of or hardware_multiple(shape.ffn_width, largest)
 
 
 def define_limits(
@@ -358,7 +371,7 @@ def refuse_method(config: RunConfig, space: SearchSpace, budget: Budget) -> None
         define_space(space.shape, 2, space.shape.num_kv_heads + 1).check_smallest(budget)
     if method == JI2023:
         refuse_other_limits(config.budget)
-        refuse_paper_budget(paper_space(space.shape, config.space.ffn_multiple), budget)
+        refuse_paper_budget(paper_space(space.shape, width_multiple(config, space.shape)), budget)
     modules = sum(len(options) > 1 for options in space.options)
     if method == "additive" and config.search.measurements <= modules:
         raise ConfigError(

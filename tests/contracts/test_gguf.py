@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.data import Role
-from secateur.errors import ExportError
+from secateur.errors import ExportError, ModelError
 from secateur.export.gguf_file import check_gguf, write_gguf
 from secateur.export.gguf_vocabulary import BYTE, CONTROL, UNKNOWN, read_vocabulary
 from secateur.export.verify_gguf import verify_gguf
@@ -20,11 +19,10 @@ from secateur.pruning.calibration import calibrate
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 from secateur.space.cost import cost_of
+from tiny import sentencepiece_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is missing: pip install 'secateur[gguf]'")
 
-WORDS = ["▁", "h", "e", "he", "▁he", "l", "o", "lo", "▁helo"]
-MERGES = [("h", "e"), ("▁", "he"), ("l", "o"), ("▁he", "lo")]
 PER_LAYER = {
     "narrow": (3, 32, 1, 48, 4, 16),
     "gone": (0, 40, 2, 16, 4, 0),
@@ -32,15 +30,6 @@ PER_LAYER = {
     "no-attention": (0, 48, 0, 8, 0, 48),
 }
 LLAMA_FORM = [name for name, family in FAMILIES.items() if family.llama_form]
-
-
-def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
-    """As Llama's: a blank before the text, bytes for what is not in the vocabulary."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *WORDS]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, MERGES, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 @dataclass(frozen=True)
@@ -154,7 +143,7 @@ def test_a_file_that_was_changed_is_refused(write, make_tokens):
     ],
 )
 def test_what_the_graph_of_llama_does_not_compute_is_refused_before_a_run(make_dense, family, overrides, message):
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ModelError, match=message):
         check_gguf(make_dense(family, **overrides))
 
 
@@ -171,5 +160,5 @@ class TestVocabulary:
         assert vocabulary.special == {"bos": 1, "eos": 2, "unk": 0}
 
     def test_words_without_merges_are_refused(self, tokenizer):
-        with pytest.raises(ExportError, match="type 'WordLevel'"):
+        with pytest.raises(ModelError, match="type 'WordLevel'"):
             read_vocabulary(tokenizer, 96)

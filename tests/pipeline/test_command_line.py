@@ -66,6 +66,9 @@ BAD_VALUES = {
     "uniform without a head": (("MODEL", "--preset", "llm-pruner", "--keep", "0.02"), ("leaves no KV head",)),
     "less than the paper's ratios": (("MODEL", "--preset", "ji2023", "--keep", "0.05"), ("choose another --keep",)),
     "less than is protected": (("MODEL", "--keep", "0.3", "--set", "space.protect_first=2"), ("--keep 0.6667",)),
+    "unknown target": (("MODEL", "--target", "onnx"), ("export.target='onnx'", "'per-layer'")),
+    "a tokenizer without a name in GGUF": (("MODEL", "--target", "gguf"), ("no name for", "another --target")),
+    "heads that devices cannot share": (("MODEL", "--tensor-parallel", "3"), ("8 query heads, 4 KV heads",)),
     "no number of parameters": (("MODEL", "--max-params", "1.2X"), ("budget.max_params='1.2X'", "such as 1.2B")),
     "no positive number": (("MODEL", "--max-flops", "0"), ("budget.max_flops='0'", "greater than 0")),
     "no latency": (("MODEL", "--max-latency-ms", "train=3"), ("'train=3'", "prefill=MS")),
@@ -135,7 +138,7 @@ def truncate_weights(folder: Path) -> None:
 
 def rename_family(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bloom"}))
 
 
 def remove_config(folder: Path) -> None:
@@ -147,7 +150,7 @@ def remove_config(folder: Path) -> None:
     [
         (break_config, "is not a model's config"),
         (truncate_weights, "cannot be loaded"),
-        (rename_family, "known: llama, mistral, qwen2, qwen3"),
+        (rename_family, "docs/families.md says how to add one"),
         (remove_config, "has no config.json"),
     ],
 )
@@ -186,6 +189,8 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--max-latency-ms",
             "--max-drop",
             "--minimize",
+            "--target",
+            "--tensor-parallel",
             "--out",
             "--data",
             "--groups",
@@ -229,12 +234,17 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
     assert flags == expected
 
 
-def test_an_export_with_its_own_code_is_evaluated_only_when_trusted(
-    invoke: Invoke, small_config: RunConfig, finished: Finished
+def test_an_export_is_evaluated_as_it_is_and_other_code_only_when_trusted(
+    invoke: Invoke, small_config: RunConfig, finished: Finished, tmp_path: Path
 ) -> None:
     exported = finished.root / "exported"
     assert (exported / "modeling_secateur.py").is_file(), "this run's best architecture differs between layers"
     assert (exported / "model.safetensors").stat().st_mode & 0o444 == 0o444, "others may read what is exported"
-    arguments = ("evaluate", exported, "--data", small_config.data.sources[0], "--sequence-length", 64)
+    options = ("--data", small_config.data.sources[0], "--sequence-length", 64)
+    assert "ppl-64" in invoke("evaluate", exported, *options).stdout, "Secateur knows the classes of its exports"
+    foreign = Path(shutil.copytree(exported, tmp_path / "foreign"))
+    for name in ("config.json", "modeling_secateur.py"):
+        (foreign / name).write_text((foreign / name).read_text().replace("secateur_llama", "somebodys_llama"))
+    arguments = ("evaluate", foreign, *options)
     assert_refused(invoke(*arguments), "--trust-remote-code")
     assert "ppl-64" in invoke(*arguments, "--trust-remote-code").stdout

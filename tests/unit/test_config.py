@@ -105,7 +105,7 @@ class TestAssignments:
             ("budget.keep=0.5", {"budget": {"keep": 0.5}}),
             ("seed=7", {"seed": 7}),
             ("baselines.uniform=false", {"baselines": {"uniform": False}}),
-            ("space.ffn_multiple=null", {"space": {"ffn_multiple": None}}),
+            ("space.multiple_of=null", {"space": {"multiple_of": None}}),
             ("pruning.importance=wanda", {"pruning": {"importance": "wanda"}}),
             ("data.calibration=path/to.txt", {"data": {"calibration": ["path/to.txt"]}}),
             ("data.sources=[a.txt, b.txt]", {"data": {"sources": ["a.txt", "b.txt"]}}),

@@ -1,9 +1,10 @@
 """How an exported model is expressed, and how others load it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class LoadableForm(Protocol):
     """What a model card says of a form."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.errors import ExportError
+from secateur.errors import ModelError
 from secateur.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from secateur.model.loading import DenseModel
 from secateur.model.shape import BlockKind, DenseShape, block_names, decoder_layers
@@ -33,38 +33,36 @@ def gguf_package() -> Any:
     """Import `gguf`.
 
     Raises:
-        ExportError: It is not installed.
+        ModelError: It is not installed.
     """
     try:
         return importlib.import_module("gguf")
     except ImportError as error:
-        raise ExportError(MISSING) from error
+        raise ModelError(MISSING) from error
 
 
 def check_gguf(dense: DenseModel) -> None:
     """Refuse what llama.cpp's graphs of Llama do not compute; called before a run begins.
 
     Raises:
-        ExportError: The family, its windows, its activation, its rotary embedding or its tokenizer have no place there,
+        ModelError: The family, its windows, its activation, its rotary embedding or its tokenizer have no place there,
             or the `gguf` package is missing.
     """
     gguf_package()
     config, family = dense.model.config, dense.family
     if not family.llama_form:
-        raise ExportError(
+        raise ModelError(
             f"a model of family {family.model_type!r} cannot be written as GGUF: what it computes is not what the "
             "`llama` and `deci` graphs of llama.cpp do; use --target per-layer, uniform or padded"
         )
     slides = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or [])
     if slides or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
-        raise ExportError("a model with sliding attention windows cannot be written as GGUF; use another --target")
+        raise ModelError("a model with sliding attention windows cannot be written as GGUF; use another --target")
     if config.hidden_act != "silu":
-        raise ExportError(
-            f"llama.cpp's graphs of Llama have the activation 'silu', the model has {config.hidden_act!r}"
-        )
+        raise ModelError(f"llama.cpp's graphs of Llama have the activation 'silu', the model has {config.hidden_act!r}")
     rotary: Any = dense.model.base_model.rotary_emb
     if rotary.attention_scaling != 1.0 or 2 * len(rotary.inv_freq) != dense.shape.head_dim:
-        raise ExportError("the model's rotary embedding is partial or scales attention, which GGUF's `deci` has not")
+        raise ModelError("the model's rotary embedding is partial or scales attention, which GGUF's `deci` has not")
     read_vocabulary(dense.tokenizer, dense.shape.vocab_size)
 
 
@@ -86,7 +84,7 @@ def write_gguf(
         dtype: Of matrices; norms and biases are always float32, as llama.cpp wants them.
 
     Raises:
-        ExportError: As `check_gguf`.
+        ModelError: As `check_gguf`.
     """
     gguf = gguf_package()
     config, shape = dense.model.config, dense.shape

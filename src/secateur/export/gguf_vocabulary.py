@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from secateur.errors import ExportError
+from secateur.errors import ModelError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 # llama.cpp knows how text is cut before merging by name only; these are the patterns of the names.
@@ -35,12 +35,12 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Voca
         vocab_size: Rows of the embedding; tokens up to there that the tokenizer has not are marked as unused.
 
     Raises:
-        ExportError: It is of a kind that llama.cpp would cut text with otherwise.
+        ModelError: It is of a kind that llama.cpp would cut text with otherwise.
     """
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model = state["model"]
     if model["type"] != "BPE":
-        raise ExportError(
+        raise ModelError(
             f"a tokenizer of type {model['type']!r} cannot be written as GGUF; BPE can be; use another --target"
         )
     sentencepiece = bool(model.get("byte_fallback"))
@@ -83,10 +83,10 @@ def _pre_tokenizer(state: dict[str, Any] | None) -> str:
             pattern = part["pattern"].get("Regex", "")
             if pattern in PRE_TOKENIZERS:
                 return PRE_TOKENIZERS[pattern]
-            raise ExportError(
+            raise ModelError(
                 f"the tokenizer cuts text by a pattern that llama.cpp has no name for ({pattern[:60]}...); "
                 "use another --target"
             )
     if any(part.get("type") == "ByteLevel" and part.get("use_regex", True) for part in parts):
         return "gpt-2"
-    raise ExportError("the tokenizer cuts text in a way that llama.cpp has no name for; use another --target")
+    raise ModelError("the tokenizer cuts text in a way that llama.cpp has no name for; use another --target")

@@ -1,6 +1,6 @@
 """Who is to load the export: asked before a run begins, since some targets cannot hold some models."""
 
-from secateur.errors import ExportError
+from secateur.errors import ModelError
 from secateur.export.gguf_file import check_gguf
 from secateur.model.loading import DenseModel
 
@@ -12,13 +12,13 @@ def check_target(dense: DenseModel, target: str, *, output_bias: bool) -> None:
         output_bias: The reconstruction will give narrowed blocks a bias.
 
     Raises:
-        ExportError: Says what the target cannot hold, and what to do instead.
+        ModelError: Says what the target cannot hold, and what to do instead.
     """
     if target == "gguf":
         check_gguf(dense)
     shape = dense.shape
     if target == "padded" and output_bias and not (shape.attention.output_bias and shape.mlp.output_bias):
-        raise ExportError(
+        raise ModelError(
             "--target padded cannot hold the biases of pruning.reconstruction=bias, which stock models of family "
             f"{dense.family.model_type!r} have not; use another reconstruction, or --target per-layer"
         )

@@ -23,7 +23,7 @@ from secateur.search.task import Found, SearchTask
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.cost import WORDS, Budget
-from secateur.space.search_space import Levels, SearchSpace, hardware_multiple
+from secateur.space.search_space import Levels, SearchSpace
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
 # After shrinking: what the predictor leans on most is pruned least.
@@ -60,13 +60,12 @@ class PaperSizes:
         return PaperSizes(round(self.tied * scale), round(self.free * scale), self.predicted, self.measured)
 
 
-def paper_space(shape: DenseShape, multiple: int | None = None) -> SearchSpace:
+def paper_space(shape: DenseShape, step: int) -> SearchSpace:
     """Give the widths that the paper's ratios round to, and between them those that meet a budget.
 
     Args:
-        multiple: Step of the FFN widths between; chosen by `hardware_multiple` if not given.
+        step: Of the FFN widths between.
     """
-    step = multiple or hardware_multiple(shape.ffn_width)
     named = {_width(shape, BlockKind.MLP, ratio) for ratio in (*RATIOS, *UNIMPORTANT_RATIOS)}
     ffn = tuple(sorted(named | set(range(step, shape.ffn_width, step)) | {shape.ffn_width}))
     heads = tuple(range(1, shape.num_kv_heads + 1))

@@ -1,5 +1,6 @@
 """The set of allowed architectures."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,21 +13,38 @@ from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.space.architecture import Architecture
 from secateur.space.cost import COSTS, WORDS, Amount, Budget, ModuleCost, module_parameters, number
 
+# FFN widths that GPU kernels like, and the width of the super-blocks of GGUF's k-quants.
+GPU_MULTIPLE, K_QUANTS_MULTIPLE = 64, 256
+SMALL_WIDTH, STEPS = 1_024, 48
+
 Levels = tuple[int, ...]
 # Per module and option, what the module costs there.
 CostTable = tuple[tuple[Amount, ...], ...]
 
 
-def hardware_multiple(width: int) -> int:
-    """Choose the alignment of FFN widths: the largest power of two up to 64 that leaves at least 48 steps.
+def hardware_multiple(width: int, largest: int = GPU_MULTIPLE) -> int:
+    """Choose the alignment of FFN widths: what the hardware likes above 1,024 wide, else what leaves at least 48 steps.
 
-    64 is what GPU kernels like. On a small model a coarse grid would cost more quality than it gains speed, and the
-    sums of its widths would miss the budget band.
+    On a small model a coarse grid would cost more quality than it gains speed, and the sums of its widths would miss
+    the budget band.
+
+    Args:
+        largest: What the hardware, or the file, likes; a power of two.
     """
-    multiple = 64
-    while multiple > 1 and width / multiple < 48:
+    multiple = largest
+    while width <= SMALL_WIDTH and multiple > 1 and width / multiple < STEPS:
         multiple //= 2
     return multiple
+
+
+def divisible_heads(num_kv_heads: int, queries_per_group: int, devices: int) -> list[int]:
+    """Give the KV-head counts that so many devices can share: whole query heads, and KV heads each on as many devices.
+
+    0, an attention that is gone, is among them.
+    """
+    counts = range(1, num_kv_heads + 1)
+    shared = (n for n in counts if n * queries_per_group % devices == 0 and (n % devices == 0 or devices % n == 0))
+    return [0, *shared]
 
 
 def level_grid(num_groups: int, num_levels: int, multiple: int) -> list[int]:
@@ -171,29 +189,38 @@ def define_space(
     shape: DenseShape,
     ffn_levels: int,
     kv_levels: int,
-    ffn_multiple: int | None = None,
+    multiple_of: int | None = None,
     protect_first: int = 0,
     protect_last: int = 0,
+    tensor_parallel: int = 1,
     costs: Mapping[str, ModuleCost] = COSTS,
 ) -> SearchSpace:
     """Define which widths each module may take.
 
     Args:
-        ffn_multiple: Alignment of FFN widths; `None` chooses by `hardware_multiple`.
+        multiple_of: Alignment of FFN widths; `None` chooses by `hardware_multiple`.
         protect_first: Number of layers at the start that stay dense.
         protect_last: Number of layers at the end that stay dense.
+        tensor_parallel: Number of devices that heads and FFN widths can be divided among.
         costs: What can be told of the space's architectures.
 
     Raises:
-        ConfigError: All layers are protected.
+        ConfigError: All layers are protected, or the dense model itself cannot be divided among the devices.
     """
     if protect_first + protect_last >= shape.num_layers:
         raise ConfigError(
             f"space.protect_first + space.protect_last must be below the number of layers {shape.num_layers}, "
             f"got {protect_first} + {protect_last}"
         )
-    ffn = level_grid(shape.ffn_width, ffn_levels, ffn_multiple or hardware_multiple(shape.ffn_width))
-    heads = level_grid(shape.num_kv_heads, kv_levels, 1)
+    allowed = divisible_heads(shape.num_kv_heads, shape.queries_per_group, tensor_parallel)
+    if allowed[-1] != shape.num_kv_heads or shape.ffn_width % tensor_parallel:
+        raise ConfigError(
+            f"--tensor-parallel {tensor_parallel}: the dense model's {shape.num_query_heads} query heads, "
+            f"{shape.num_kv_heads} KV heads and FFN width {shape.ffn_width} cannot be divided among so many devices"
+        )
+    multiple = math.lcm(multiple_of or hardware_multiple(shape.ffn_width), tensor_parallel)
+    ffn = level_grid(shape.ffn_width, ffn_levels, multiple)
+    heads = [allowed[place] for place in level_grid(len(allowed) - 1, kv_levels, 1)]
     options = []
     for index in range(shape.num_modules):
         layer, kind = module_of(index)

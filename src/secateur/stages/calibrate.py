@@ -8,6 +8,7 @@ from pydantic import Field
 
 from secateur.data import Role
 from secateur.errors import BudgetError
+from secateur.inputs import width_multiple
 from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
 from secateur.pruning.calibration import CalibrationSums, ModuleStatistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER
@@ -129,7 +130,7 @@ def method_space(run: Run, allocated: Architecture | None) -> SearchSpace:
     if allocated is not None:
         return single_architecture_space(run.inputs.shape, allocated)
     if run.config.search.method == JI2023:
-        return paper_space(run.inputs.shape, run.config.space.ffn_multiple)
+        return paper_space(run.inputs.shape, width_multiple(run.config, run.inputs.shape))
     return run.inputs.space
 
 

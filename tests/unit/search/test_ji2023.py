@@ -28,7 +28,7 @@ from secateur.search.ji2023 import (
 from secateur.space.cost import Budget
 
 DEEP = dataclasses.replace(SHAPE, num_layers=32)
-SPACE = paper_space(DEEP)
+SPACE = paper_space(DEEP, 2)
 # Sizes of LLaMA-7B: what the paper pruned.
 LLAMA = dataclasses.replace(
     DEEP,

@@ -7,7 +7,7 @@ from secateur.budget import BudgetConfig
 from secateur.errors import BudgetError, ConfigError
 from secateur.space.architecture import Architecture
 from secateur.space.cost import COSTS, Budget, cost_of
-from secateur.space.search_space import SearchSpace, define_space, hardware_multiple, level_grid
+from secateur.space.search_space import SearchSpace, define_space, divisible_heads, hardware_multiple, level_grid
 
 
 def test_widths_are_spread_evenly_and_hold_both_ends():
@@ -32,13 +32,43 @@ def test_grids_are_ascending_without_doubles(num_groups, num_levels, multiple):
     assert len(grid) <= num_levels
 
 
-@pytest.mark.parametrize(
-    ("width", "multiple"), [(16, 1), (48, 1), (96, 2), (128, 2), (512, 8), (1024, 16), (3072, 64), (11008, 64)]
-)
-def test_alignment_leaves_at_least_48_steps(width, multiple):
+@pytest.mark.parametrize(("width", "multiple"), [(16, 1), (48, 1), (96, 2), (128, 2), (512, 8), (1024, 16)])
+def test_alignment_leaves_a_small_model_at_least_48_steps(width, multiple):
     assert hardware_multiple(width) == multiple
     assert multiple == 1 or width / multiple >= 48
-    assert multiple == 64 or width / (2 * multiple) < 48, "no coarser one would"
+    assert width / (2 * multiple) < 48, "no coarser one would"
+
+
+@pytest.mark.parametrize("width", [1025, 3072, 11008])
+def test_alignment_of_wide_models_is_what_the_hardware_likes(width):
+    assert hardware_multiple(width) == 64
+    assert hardware_multiple(width, largest=256) == 256
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "queries", "devices", "counts"),
+    [
+        (8, 4, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (8, 4, 2, [0, 1, 2, 4, 6, 8]),
+        (8, 4, 4, [0, 1, 2, 4, 8]),
+        (8, 1, 4, [0, 4, 8]),
+        (2, 8, 8, [0, 1, 2]),
+    ],
+)
+def test_heads_that_devices_can_share(kv_heads, queries, devices, counts):
+    """Every device has as many query heads, and either whole KV heads or a copy of one."""
+    assert divisible_heads(kv_heads, queries, devices) == counts
+
+
+def test_a_space_for_several_devices_has_widths_that_divide(prepared):
+    space = define_space(prepared.dense.shape, 7, 5, multiple_of=3, tensor_parallel=2)
+    assert space.options[0] == (0, 1, 2, 4)
+    assert all(width % 6 == 0 for width in space.options[1])
+
+
+def test_a_dense_model_that_does_not_divide_is_refused(prepared):
+    with pytest.raises(ConfigError, match=r"--tensor-parallel 3: the dense model's 8 query heads, 4 KV heads"):
+        define_space(prepared.dense.shape, 7, 5, tensor_parallel=3)
 
 
 def test_protected_layers_stay_dense(prepared):

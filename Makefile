@@ -32,14 +32,14 @@ test: $(READY)
 
 # The README's table of families, from what their contract shows.
 families: $(READY)
-	$(BIN)/pytest -q -n 2 tests/contracts/test_families.py tests/contracts/test_gguf.py --write-families
+	$(BIN)/pytest -q -n 2 tests/contracts/test_family_contract.py tests/contracts/test_gguf.py --write-families
 
 # The oldest transformers that exported models must load in.
 test-oldest: $(READY)
 	$(PYTHON) -m venv --clear $(OLDEST)
 	grep -v -e '^transformers==' -e '^tokenizers==' constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[dev]' transformers==5.14.0
-	$(OLDEST)/bin/pytest -q -n 2 tests/contracts/test_families.py tests/equivalence
+	$(OLDEST)/bin/pytest -q -n 2 tests/contracts/test_family_contract.py tests/equivalence
 
 test-all: $(READY)
 	$(BIN)/pytest -q

@@ -105,7 +105,6 @@ def main() -> None:
             "attention": vars(space.shape.attention),
             "mlp": vars(space.shape.mlp),
             "parameters_outside": space.shape.parameters_outside,
-            "mixed_attention": space.shape.mixed_attention,
         },
         "options": space.options,
         "errors": [[bank.errors(module)[width] for width in space.options[module]] for module in modules],

@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-# The contract of tests/contracts/test_families.py runs on all.
+# The contract of tests/contracts/test_family_contract.py runs on all.
 # Plain; q/k norms, norms behind blocks that add one to their weight, sliding windows, capped logits; a parallel
 # residual with one fused projection and biases everywhere; transposed and fused weights, no gate, learned positions.
 REPRESENTATIVES = ("llama", "gemma3_text", "gpt_neox", "gpt2")

@@ -32,16 +32,11 @@ from secateur.search.ji2023 import paper_space, refuse_other_limits, refuse_pape
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES, UNIFORM
 from secateur.search.objectives import DISPARITY, OBJECTIVES, QUALITY
 from secateur.search.rounds import FEWEST_PAIRS
-from secateur.space.cost import COSTS, Budget, Limit, ModuleCost
+from secateur.space.cost import COSTS, Budget, Limit
 from secateur.space.latency_table import LatencyTable
 from secateur.space.sampling import sample_architectures
-from secateur.space.search_space import (
-    GPU_MULTIPLE,
-    K_QUANTS_MULTIPLE,
-    SearchSpace,
-    define_space,
-    hardware_multiple,
-)
+from secateur.space.search_space import SearchSpace, define_space
+from secateur.space_inputs import space_of, width_multiple
 
 # The paper's perplexities are those of the protocol ppl-128.
 PAPER_SEQUENCE_LENGTH = 128
@@ -252,27 +247,6 @@ def time_blocks(
         derive_seed(config.seed, "latency"),
         advance=advance,
     )
-
-
-def space_of(config: RunConfig, dense: DenseModel, costs: Mapping[str, ModuleCost]) -> SearchSpace:
-    """Define the space that the configuration leaves."""
-    limits = config.space
-    return define_space(
-        dense.shape.with_output_bias() if config.pruning.reconstruction == "bias" else dense.shape,
-        limits.ffn_levels,
-        limits.kv_levels,
-        width_multiple(config, dense.shape),
-        limits.protect_first,
-        limits.protect_last,
-        limits.tensor_parallel,
-        costs,
-    )
-
-
-def width_multiple(config: RunConfig, shape: DenseShape) -> int:
-    """Give what FFN widths are multiples of: as asked, or as who loads the export likes it."""
-    largest = K_QUANTS_MULTIPLE if config.export.target == "gguf" else GPU_MULTIPLE
-    return config.space.multiple_of or hardware_multiple(shape.ffn_width, largest)
 
 
 def define_limits(

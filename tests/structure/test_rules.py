@@ -70,8 +70,11 @@ class TestEveryFile:
                 assert ast.unparse(node) not in ("torch.load", "torch.save", "np.load", "numpy.load")
 
     def test_does_nothing_when_it_is_imported(self, path):
-        """No logging set-up, no seed, no probing of devices: at the top level things are only defined."""
-        if path.name == "__main__.py":
+        """No logging set-up, no seed, no probing of devices: at the top level things are only defined.
+
+        But `import secateur` makes transformers know its classes.
+        """
+        if path.name == "__main__.py" or path == PACKAGE / "__init__.py":
             return
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
@@ -85,8 +88,8 @@ class TestEveryFile:
                 assert not all(isinstance(each, ast.Pass) for each in node.body), f"line {node.lineno}: silent pass"
 
     def test_imports_at_the_top(self, path):
-        """Except in the command line, and around an extra."""
-        if path.name == "cli.py":
+        """Except in the command line, where transformers waits to be imported, and around an extra."""
+        if path.name in ("cli.py", "registration.py"):
             return
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for function in ast.walk(tree):
@@ -94,4 +97,4 @@ class TestEveryFile:
                 for node in ast.walk(function):
                     if isinstance(node, ast.Import | ast.ImportFrom):
                         names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-                        assert names & {"datasets", "peft"}, f"line {node.lineno}"
+                        assert names & {"datasets", "peft", "llama_cpp"}, f"line {node.lineno}"

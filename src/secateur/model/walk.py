@@ -5,7 +5,7 @@ model and replayed, so that no family's attention is written again here.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from typing import Any
 
@@ -61,9 +61,8 @@ class DecoderWalk:
 
         handle = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self.model.base_model(input_ids=tokens.to(self.device), use_cache=False)
-        except _ReachedError:
-            pass
+            with suppress(_ReachedError):
+                self.model.base_model(input_ids=tokens.to(self.device), use_cache=False)
         finally:
             handle.remove()
         return torch.cat([hidden[0], hidden[0]], dim=-1) if self.parallel else hidden[0]

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from secateur.data import Role
 from secateur.errors import BudgetError
-from secateur.inputs import width_multiple
 from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
 from secateur.pruning.calibration import CalibrationSums, ModuleStatistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER
@@ -20,6 +19,7 @@ from secateur.search.methods import ALLOCATIONS, JI2023, AllocationInputs, singl
 from secateur.search.uniform import uniform_architectures
 from secateur.space.architecture import Architecture
 from secateur.space.search_space import SearchSpace
+from secateur.space_inputs import width_multiple
 from secateur.stages.run import Run
 
 # What an interruption of the calibration pass costs at most.

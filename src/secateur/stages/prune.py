@@ -134,16 +134,7 @@ def _best_contender(
     run: Run, bank: WeightBank, finalists: list[Measurement], clock: StageClock, *, reconstructed_before: bool
 ) -> Contender:
     """Reconstruct every finalist; the best measured one without it stands too, should it not help."""
-    inputs = run.inputs
-    config = run.config
-    streams = DenseStreams(
-        inputs.walk,
-        inputs.sets[Role.CALIBRATION],
-        config.evaluation.batch_tokens,
-        inputs.sets[Role.CALIBRATION].num_tokens,
-        config.evaluation.cache_bytes,
-    )
-    reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), run.batch_windows)
+    inputs, streams, reference = run.inputs, run.calibration_streams, run.selection_reference
     best = _as_measured(run, bank, finalists[0], reference if reconstructed_before else None)
     for measurement in finalists:
         model = reconstructed(run, bank, measurement.architecture, streams, clock.advance)

@@ -1,9 +1,13 @@
 """A run at work, as every stage sees it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from secateur.config import RunConfig
+from secateur.data import Role
+from secateur.evaluation.divergence import DenseReference
 from secateur.inputs import Inputs
+from secateur.pruning.sequence import DenseStreams
 from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Listener
 from secateur.runs.store import RunStore
@@ -23,6 +27,20 @@ class Run:
     def batch_windows(self) -> int:
         """Windows per forward pass."""
         return max(1, self.config.evaluation.batch_tokens // self.config.data.sequence_length)
+
+    @cached_property
+    def selection_reference(self) -> DenseReference:
+        """The dense model on the selection set: what every candidate and every model that is made is held to."""
+        selection = self.inputs.sets[Role.SELECTION].expect(Role.SELECTION)
+        return DenseReference(self.inputs.walk, selection, self.batch_windows)
+
+    @cached_property
+    def calibration_streams(self) -> DenseStreams:
+        """The dense model on the whole calibration set, shared by all models that are made."""
+        calibration, evaluation = self.inputs.sets[Role.CALIBRATION], self.config.evaluation
+        return DenseStreams(
+            self.inputs.walk, calibration, evaluation.batch_tokens, calibration.num_tokens, evaluation.cache_bytes
+        )
 
     @property
     def export_dtype(self) -> str:

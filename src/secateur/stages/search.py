@@ -35,9 +35,8 @@ def search_stage(
     Args:
         heuristics: Architectures that need no measurement, by name, to begin with.
     """
-    inputs = run.inputs
     with stage_clock("search", run.listener, planned_measurements(run)) as clock:
-        reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION].expect(Role.SELECTION), run.batch_windows)
+        reference = run.selection_reference
         groups = group_references(run, Role.SELECTION)
         sliced = _slicing(run, bank, reference, groups)
         reconstructed_too = _reconstructing(run, bank, reference, groups) if run.reconstructs_candidates else None

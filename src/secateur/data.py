@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -21,6 +22,8 @@ from secateur.errors import DataError
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 MIN_WINDOWS = 4
+# Who speaks, in ShareGPT's words and in those of chat templates.
+SPEAKERS = {"human": "user", "gpt": "assistant"}
 # Seed and size of the text that `--data demo` stands for; the demo model was trained on documents of other seeds.
 DEMO_SEED = 20_261_124
 DEMO_DOCUMENTS = 4_000
@@ -71,16 +74,61 @@ class TokenSet:
         return self
 
 
+class Conversation(str):
+    """Messages of a chat as a document: JSON of `[{"role": ..., "content": ...}, ...]` until there is a tokenizer."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Conversation | None":
+        """Read `messages` (role, content) or `conversations` (from, value: ShareGPT's); None where neither is there.
+
+        Raises:
+            TypeError, KeyError: The messages have another form.
+        """
+        if isinstance(record.get("messages"), list):
+            messages = [{"role": each["role"], "content": each["content"]} for each in record["messages"]]
+        elif isinstance(record.get("conversations"), list):
+            messages = [
+                {"role": SPEAKERS.get(each["from"], each["from"]), "content": each["value"]}
+                for each in record["conversations"]
+            ]
+        else:
+            return None
+        return cls(json.dumps(messages, ensure_ascii=False))
+
+    def encode_with(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Give the tokens of the tokenizer's chat template, which writes its own beginning and end.
+
+        Raises:
+            DataError: The tokenizer has no template, or refuses the messages.
+        """
+        if not tokenizer.chat_template:
+            raise DataError(
+                "the data holds conversations, and the model's tokenizer has no chat template; give plain text, or the "
+                "folder of a chat model"
+            )
+        try:
+            text = tokenizer.apply_chat_template(json.loads(self), tokenize=False)
+        except Exception as error:  # a template is a program of its own, which refuses in its own way
+            raise DataError(f"the tokenizer's chat template refuses a conversation: {error}") from error
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
 def read_documents(source: str, text_field: str = "text") -> list[str]:
     """Read the documents of one source.
 
     A `.txt` file is cut at `<|endoftext|>` where it has any, else at blank lines, else at line ends; a `.jsonl` file
-    has one document per line; `demo` is generated; anything else is the id of a data set on the hub.
+    has one document per line, a text or the messages of a chat (`Conversation`); `demo` is generated; anything else is
+    the id of a data set on the hub.
 
     Raises:
         DataError: The source is missing, is not UTF-8, or has no text in it.
     """
-    documents = [stripped for document in _read(source, text_field, _documents) if (stripped := document.strip())]
+    read = _read(source, text_field, _documents)
+    stripped = (document if isinstance(document, Conversation) else document.strip() for document in read)
+    documents = [document for document in stripped if document]
     if not documents:
         raise DataError(f"data source {source!r} has no text in it; give a file with at least one document")
     return documents
@@ -236,7 +284,10 @@ def perplexity_windows(
     Raises:
         DataError: There is less text than one window.
     """
-    ids = _encode(tokenizer, "\n\n".join(rows), only_bos=True)
+    if any(isinstance(row, Conversation) for row in rows):
+        ids = [token for row in rows for token in _encode(tokenizer, row, only_bos=True)]
+    else:
+        ids = _encode(tokenizer, "\n\n".join(rows), only_bos=True)
     windows = len(ids[:max_tokens]) // sequence_length
     if windows == 0:
         raise DataError(
@@ -247,6 +298,8 @@ def perplexity_windows(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, only_bos: bool = False) -> list[int]:
+    if isinstance(text, Conversation):
+        return text.encode_with(tokenizer)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     start = tokenizer.bos_token_id
     if start is None and not only_bos:
@@ -292,14 +345,19 @@ def _jsonl_texts(text: str, source: str, text_field: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)[text_field]
+            record = json.loads(line)
+            conversation = Conversation.of(record) if isinstance(record, dict) and text_field not in record else None
+            value = conversation or record[text_field]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
-                f"{source}, line {number}: expected a JSON object with a text in {text_field!r} "
+                f"{source}, line {number}: expected a JSON object with a text in {text_field!r}, or messages "
                 f"({type(error).__name__}: {str(error)[:80]}); name another field with --set data.text_field=..."
             ) from error
         if not isinstance(value, str):
             raise DataError(f"{source}, line {number}: field {text_field!r} is {type(value).__name__}, expected a text")
+        if conversation:
+            yield conversation
+            continue
         # JSON can spell half a character (a lone surrogate), which no tokenizer takes.
         yield value.encode("utf-8", "replace").decode("utf-8")
 
@@ -315,7 +373,7 @@ def _hub_texts(source: str, text_field: str) -> Iterator[str]:
     name, configuration, split = (*source.split(":"), "", "")[:3]
     try:
         rows = datasets.load_dataset(name, configuration or None, split=split or "train")
-        yield from (row[text_field] for row in rows)
+        yield from ((Conversation.of(row) if text_field not in row else None) or row[text_field] for row in rows)
     except Exception as error:  # the hub client raises many kinds for a missing data set, field or network
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"hub data set {source!r} cannot be read: {type(error).__name__}: {reason}") from error

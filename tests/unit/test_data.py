@@ -1,5 +1,6 @@
 """From text to token sets: what is a document, which set it falls into, and how it becomes windows."""
 
+import copy
 import json
 import random
 
@@ -15,6 +16,7 @@ from secateur.data import (
     build_token_sets,
     perplexity_windows,
     read_documents,
+    read_rows,
 )
 from secateur.errors import DataError
 
@@ -302,3 +304,62 @@ class TestTokenSet:
         changed[4, 6] += 1
         assert TokenSet(tokens.role, changed).fingerprint != tokens.fingerprint
         assert TokenSet(tokens.role, tokens.tokens.int()).fingerprint == tokens.fingerprint
+
+
+TEMPLATE = "{% for m in messages %}{{ '<s>' if m['role'] == 'user' else '</s>' }} {{ m['content'] }} {% endfor %}"
+
+
+class TestConversations:
+    @pytest.fixture
+    def chat_tokenizer(self, tokenizer):
+        chat = copy.deepcopy(tokenizer)
+        chat.chat_template = TEMPLATE
+        return chat
+
+    @pytest.fixture
+    def chats(self, tmp_path):
+        lines = [
+            {"messages": [{"role": "user", "content": f"w{n} w4"}, {"role": "assistant", "content": "w5 w6 w7"}]}
+            for n in range(8, 90)
+        ]
+        (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        return str(tmp_path / "chats.jsonl")
+
+    def test_are_written_by_the_tokenizers_own_template(self, chats, chat_tokenizer):
+        documents = read_documents(chats)
+        assert len(documents) == 82
+        sets = build_token_sets({Role.SELECTION: documents}, chat_tokenizer, 8, {Role.SELECTION: 80})
+        tokens = sets[Role.SELECTION].tokens.flatten().tolist()
+        # Seven tokens a chat: who speaks and what, and no beginning but the template's.
+        assert tokens[0] == tokens[7] == 0
+        assert tokens[2:7] == [4, 1, 5, 6, 7]
+
+    def test_in_the_words_of_sharegpt_are_the_same(self, chats, tmp_path):
+        spoken = [{"from": "human", "value": "w8 w4"}, {"from": "gpt", "value": "w5 w6 w7"}]
+        (tmp_path / "shared.jsonl").write_text(json.dumps({"conversations": spoken}))
+        assert read_documents(str(tmp_path / "shared.jsonl")) == read_documents(chats)[:1]
+
+    def test_may_stand_beside_texts_and_are_split_by_their_hash(self, chats):
+        parts = assign_documents([chats], NO_NAMED)
+        assert sum(map(len, parts.values())) == 82
+        assert all(parts.values())
+        assert not set(parts[Role.CALIBRATION]) & set(parts[Role.EVALUATION])
+
+    def test_need_a_template(self, chats, tokenizer):
+        with pytest.raises(DataError, match="tokenizer has no chat template"):
+            build_token_sets({Role.SELECTION: read_documents(chats)}, tokenizer, 8, {Role.SELECTION: 80})
+
+    def test_that_the_template_refuses_are_named(self, chats, chat_tokenizer):
+        chat_tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+        with pytest.raises(DataError, match="refuses a conversation: roles must alternate"):
+            build_token_sets({Role.SELECTION: read_documents(chats)}, chat_tokenizer, 8, {Role.SELECTION: 80})
+
+    @pytest.mark.parametrize("messages", ['[{"role": "user"}]', "[3]", '"hello"'])
+    def test_of_another_form_are_refused_with_their_line(self, tmp_path, messages):
+        (tmp_path / "bad.jsonl").write_text(f'{{"messages": {messages}}}')
+        with pytest.raises(DataError, match=r"bad.jsonl, line 1: expected a JSON object with a text"):
+            read_documents(str(tmp_path / "bad.jsonl"))
+
+    def test_are_evaluated_one_after_the_other(self, chats, chat_tokenizer):
+        windows = perplexity_windows(read_rows(chats), chat_tokenizer, 7, max_tokens=70)
+        assert (windows.tokens[:, 0] == 0).all()

@@ -192,19 +192,41 @@ def resume_command(folder: FolderArgument) -> None:
 @app.command("export")
 def export_command(
     folder: FolderArgument,
-    point: Annotated[int, typer.Option(help="K of a point of the Pareto front, as `secateur show DIR` lists them.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; DIR/exported-K if not given.")] = None,
+    point: Annotated[
+        int | None, typer.Option(help="K of a point of the Pareto front, as `secateur show DIR` lists them.")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8: weights in 8 bits (torchao); of the run's result, or of --point K.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; DIR/exported-K, or exported-int8, if not given.")
+    ] = None,
 ) -> None:
-    """Export another point of a finished run's Pareto front; nothing is searched again."""
+    """Export another point of a finished run's Pareto front, or quantise; nothing is searched again."""
     with user_errors():
         from rich.console import Console
 
         from secateur.report.live import drawn_progress
 
         quiet_libraries()
+        from secateur.errors import ConfigError
         from secateur.stages.front import export_point
 
         console = Console()
+        if point is None and quantize is None:
+            raise ConfigError("secateur export needs --point K, --quantize int8, or both")
+        if quantize is not None:
+            from secateur.stages.quantize import quantize_export
+
+            source = folder / ("exported" if point is None else f"exported-{point}")
+            with drawn_progress(console) as listener:
+                if point is not None and not source.is_dir():
+                    export_point(folder, point, None, listener)
+                quantized = quantize_export(folder, source, quantize, out, listener)
+            console.print(f"{quantize}: {quantized.note}", highlight=False, soft_wrap=True)
+            console.print(f"result: {out or source.with_name(quantized.folder)}", highlight=False, soft_wrap=True)
+            return
+        assert point is not None, "one of the two was given"
         with drawn_progress(console) as listener:
             record, row = export_point(folder, point, out, listener)
         lines = [
@@ -280,10 +302,15 @@ def pipeline() -> Any:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own bars and notices, and the hub client's, out of the run's output."""
+    """Keep transformers' own bars and notices, the hub client's and torchao's, out of the run's output."""
+    import logging as standard_logging
+
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    # torchao names the GPU kernels that it does not find, and what torch thinks of its enums.
+    for name in ("torchao", "torch.utils._pytree"):
+        standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
     hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

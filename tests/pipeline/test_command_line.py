@@ -222,7 +222,7 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--seed",
             "--trust-remote-code",
         },
-        "export": {"--point", "--out"},
+        "export": {"--point", "--quantize", "--out"},
         "show": {"--top"},
         "resume": set(),
     }

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -56,18 +56,7 @@ def verify_export(
     """
     reference = pruned.float()
     logits = reference(input_ids=probe.to(reference.device), use_cache=False).logits.cpu()
-    with tempfile.TemporaryDirectory() as scratch:
-        probe_path = Path(scratch) / "probe.safetensors"
-        sentence = torch.tensor(dense.tokenizer(SENTENCE)["input_ids"], dtype=torch.int64)
-        tokens = probe.contiguous().cpu()
-        save_file({"tokens": tokens, "logits": logits.contiguous(), "sentence": sentence}, probe_path)
-        completed = run_check([str(folder), str(probe_path), "remote-code" if form.remote_code else "plain"], scratch)
-    if completed.returncode != 0:
-        last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ExportError(f"{folder} does not load in a fresh process: {last}")
-    seen = FreshLoad.model_validate(json.loads(completed.stdout.strip().splitlines()[-1]))
-    if not seen.tokenizes_alike:
-        raise ExportError(f"{folder} has a tokenizer that cuts text otherwise than the dense model's")
+    seen = load_in_fresh_process(folder, dense, probe.cpu(), logits, remote_code=form.remote_code)
     if seen.num_parameters != num_parameters:
         raise ExportError(f"{folder} has {seen.num_parameters} parameters when loaded, {num_parameters} were counted")
     if not seen.max_logit_difference <= MAX_LOGIT_DIFFERENCE:
@@ -75,6 +64,39 @@ def verify_export(
             f"{folder} gives logits that differ by {seen.max_logit_difference:.2e} from those that were measured, "
             f"at most {MAX_LOGIT_DIFFERENCE:.0e} is expected"
         )
+    return seen
+
+
+def load_in_fresh_process(
+    folder: Path,
+    dense: DenseModel,
+    probe: Int[Tensor, "windows length"],
+    logits: Float[Tensor, "windows length vocabulary"],
+    *,
+    remote_code: bool,
+    dtype: str = "float32",
+) -> FreshLoad:
+    """Load a folder where Secateur was never imported, and say how near it comes to logits that were measured.
+
+    Args:
+        remote_code: Loading runs the modelling file in the folder.
+        dtype: In which it computes; `auto` as it is stored.
+
+    Raises:
+        ExportError: It does not load, cuts text otherwise, or generates otherwise with its cache than without.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        probe_path = Path(scratch) / "probe.safetensors"
+        sentence = torch.tensor(dense.tokenizer(SENTENCE)["input_ids"], dtype=torch.int64)
+        save_file({"tokens": probe.contiguous(), "logits": logits.contiguous(), "sentence": sentence}, probe_path)
+        code = "remote-code" if remote_code else "plain"
+        completed = run_check([str(folder), str(probe_path), code, dtype], scratch)
+    if completed.returncode != 0:
+        last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(f"{folder} does not load in a fresh process: {last}")
+    seen = FreshLoad.model_validate(json.loads(completed.stdout.strip().splitlines()[-1]))
+    if not seen.tokenizes_alike:
+        raise ExportError(f"{folder} has a tokenizer that cuts text otherwise than the dense model's")
     if not seen.generates_alike_with_and_without_cache:
         raise ExportError(f"{folder} generates other tokens with its KV cache than without")
     return seen

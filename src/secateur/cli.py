@@ -82,6 +82,9 @@ def prune_command(
         list[str] | None, typer.Option("--set", help="section.field=value; may be given several times.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="To compute in: float32, bfloat16, float16, or auto (float32 on a CPU).")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice derives from it; 0 if not given.")] = None,
 ) -> None:
     """Prune MODEL to the budget and export the result."""
@@ -109,6 +112,8 @@ def prune_command(
         layers.append({"budget": {name: limit for name, limit in limits.items() if limit is not None}})
         if device is not None:
             layers.append({"model": {"device": device}})
+        if dtype is not None:
+            layers.append({"model": {"dtype": dtype}})
         if seed is not None:
             layers.append({"seed": seed})
         if target is not None:

@@ -181,6 +181,7 @@ class ExportConfig(Record):
     target: Literal["per-layer", "padded", "gguf"] = Field(
         "per-layer", description="who loads it: transformers, all that load stock models, or llama.cpp"
     )
+    shard_size: str = Field("5GB", pattern=r"^\d+(\.\d+)?[KMG]B$", description="of a file of weights, at most")
 
 
 class RunConfig(Record):

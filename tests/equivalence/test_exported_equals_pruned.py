@@ -13,6 +13,7 @@ from secateur.data import Role
 from secateur.errors import ExportError
 from secateur.export.checkpoint import express, round_weights, save_checkpoint
 from secateur.export.verify import verify_export
+from secateur.model.loading import load_dense
 from secateur.model.shape import decoder_layers
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
@@ -112,6 +113,20 @@ def test_uniform_architectures_need_no_remote_code(prepare, family, widths, tmp_
     assert config["model_type"] == ("mistral" if stands_in else family)
     # Mistral's default window is shorter than a Llama's context.
     assert config.get("sliding_window") is None
+
+
+def test_sharded_weights_go_in_and_out(prepared, tmp_path):
+    """Files of a few kilobytes stand for those of a few gigabytes."""
+    prepared.dense.model.save_pretrained(tmp_path / "dense", max_shard_size="20KB")
+    prepared.dense.tokenizer.save_pretrained(tmp_path / "dense")
+    assert len(list((tmp_path / "dense").glob("*.safetensors"))) > 1
+    dense = load_dense(str(tmp_path / "dense"))
+    pruned = prune(dense, prepared.bank, VARIED)
+    form = express(dense, VARIED, "float32")
+    save_checkpoint(dense, pruned, form, "float32", tmp_path / "exported", shard_size="20KB")
+    assert len(list((tmp_path / "exported").glob("*.safetensors"))) > 1
+    assert (tmp_path / "exported" / "model.safetensors.index.json").is_file()
+    assert_same_model(load(tmp_path / "exported", form), pruned, prepared.selection.tokens)
 
 
 def test_layers_that_differ_need_the_modelling_file(prepared, tmp_path):

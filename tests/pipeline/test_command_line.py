@@ -198,6 +198,7 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--config",
             "--set",
             "--device",
+            "--dtype",
             "--seed",
         },
         "compare": {

@@ -43,12 +43,22 @@ def express(dense: DenseModel, architecture: Architecture, dtype: str, *, output
     return _per_layer_form(dense, shape, kept, base)
 
 
-def save_checkpoint(dense: DenseModel, pruned: PreTrainedModel, form: ExportedForm, dtype: str, folder: Path) -> None:
-    """Write weights, config, tokenizer and, where the form needs one, the modelling file into an empty folder."""
+def save_checkpoint(
+    dense: DenseModel,
+    pruned: PreTrainedModel,
+    form: ExportedForm,
+    dtype: str,
+    folder: Path,
+    shard_size: str = "5GB",
+) -> None:
+    """Write weights, config, tokenizer and, where the form needs one, the modelling file into an empty folder.
+
+    Args:
+        shard_size: Of a file of weights, at most; more than one get an index beside them.
+    """
     folder.mkdir(parents=True)
-    save_torch_state_dict(
-        {name: tensor.to(DTYPES[dtype]) for name, tensor in _renumbered_state(dense, pruned).items()}, folder
-    )
+    state = {name: tensor.to(DTYPES[dtype]) for name, tensor in _renumbered_state(dense, pruned).items()}
+    save_torch_state_dict(state, folder, max_shard_size=shard_size)
     (folder / "config.json").write_text(json.dumps(form.config, indent=2, sort_keys=True) + "\n")
     for name, text in form.files.items():
         (folder / name).write_text(text)

@@ -62,7 +62,7 @@ def write_transformers(
     pruned = pad(dense, pruned, architecture, wider) if added else pruned
     form = express(dense, wider, dtype, output_bias=run.config.pruning.reconstruction == "bias")
     form = replace(form, padded_parameters=added)
-    save_checkpoint(dense, pruned, form, dtype, folder)
+    save_checkpoint(dense, pruned, form, dtype, folder, run.config.export.shard_size)
     _write_card(run, folder, form, choice, rows)
     probe = run.inputs.sets[Role.SELECTION].tokens[:2]
     seen = verify_export(folder, form, dense, pruned, probe, counted + added)

@@ -19,6 +19,8 @@ from secateur.space.architecture import Architecture
 
 # Of a norm's weight behind a projection, below which nothing is asked of that channel.
 SMALLEST_WEIGHT = 1e-2
+# Of the median token's mean square: a stream shorter than that counts as one so long.
+LEAST_SQUARE = 1e-3
 
 
 class DenseStreams:
@@ -113,7 +115,7 @@ def reconstruct_in_sequence(
                 for a, state, x in zip(after, pruned_stream, inputs, strict=True)
             ]
             errors = [r - output(x) for r, x in zip(residuals, inputs, strict=True)]
-            weights = [each.float().square().mean(-1).reciprocal() for each in after]
+            weights = [inverse_squares(each) for each in after]
             _add(output, least_squares(inputs, errors, ridge, weights))
             post_norm = block_names(dense.family, kind).post_norm
             scaled = partial(pruned_walk.scaled, pruned_walk.layers[layer], post_norm)
@@ -123,6 +125,15 @@ def reconstruct_in_sequence(
             ]
         advance()
     match_final_norm(walk, pruned_walk, dense_stream, pruned_stream)
+
+
+def inverse_squares(stream: Float[Tensor, "*batch hidden"]) -> Float[Tensor, " *batch"]:
+    """Give one over the mean square of every token's stream; a token whose stream is next to nothing weighs finitely.
+
+    A padding token's embedding is zero in some checkpoints, and so is what its own attention adds.
+    """
+    squares = stream.float().square().mean(-1)
+    return squares.clamp(min=LEAST_SQUARE * float(squares.median())).reciprocal()
 
 
 def least_squares(

@@ -6,7 +6,13 @@ import torch
 from secateur.model.families import find_family
 from secateur.model.shape import BlockKind, block_names, module_of
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.sequence import DenseStreams, least_squares, reconstruct_in_sequence, wanted_output
+from secateur.pruning.sequence import (
+    DenseStreams,
+    inverse_squares,
+    least_squares,
+    reconstruct_in_sequence,
+    wanted_output,
+)
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 from tiny import REPRESENTATIVES
@@ -315,3 +321,15 @@ def test_a_strong_ridge_holds_the_banks_solution(prepared):
     for (name, left), right in zip(pruned.named_parameters(), bank.parameters(), strict=True):
         if name != "model.norm.weight":
             torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+
+
+def test_a_token_without_a_stream_weighs_finitely():
+    """As a padding token's, whose embedding is zero."""
+    stream = torch.ones(2, 5, 8)
+    stream[0, 0] = 0
+    stream[1, 4] = 10
+    weights = inverse_squares(stream)
+    assert torch.isfinite(weights).all()
+    assert weights[0, 0] == weights.max() == pytest.approx(1e3)
+    assert weights[1, 4] == pytest.approx(1e-2)
+    assert (weights[1, :4] == 1).all()

@@ -3,6 +3,7 @@
 Heavy imports are inside the verbs, so that `secateur --help` answers at once.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -307,15 +308,10 @@ def pipeline() -> Any:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own bars and notices, the hub client's and torchao's, out of the run's output."""
-    import logging as standard_logging
-
+    """Keep transformers' own bars and notices, and the hub client's, out of the run's output."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    # torchao names the GPU kernels that it does not find, and what torch thinks of its enums.
-    for name in ("torchao", "torch.utils._pytree"):
-        standard_logging.getLogger(name).setLevel(standard_logging.ERROR)
     hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -383,6 +379,10 @@ def resumable(begun: Path) -> Iterator[None]:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn an error that was raised on purpose into one line and its exit code."""
+    # Where torchao is installed, transformers imports it, and it names the GPU kernels that it does not find and what
+    # torch thinks of its enums: before anything heavy is imported, since that is when it speaks.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     except SecateurError as error:

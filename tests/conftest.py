@@ -1,5 +1,6 @@
 """Tiny decoders built from transformers' config classes, one per family, with random weights. No network, ever."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -15,6 +16,10 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="secateur-test-modules-
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # One core per worker, and per process that a test starts: libraries that each take all cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# As the command line does: torchao speaks while it is imported.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 import pytest
 import torch

@@ -17,10 +17,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # One core per worker, and per process that a test starts: libraries that each take all cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# As the command line does: torchao speaks while it is imported.
-for _name in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
-
 import pytest
 import torch
 import transformers
@@ -72,6 +68,9 @@ torch.set_num_threads(1)
 def pytest_configure(config: pytest.Config) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # As the command line does: torchao speaks while it is imported.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

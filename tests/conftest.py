@@ -1,6 +1,5 @@
 """Tiny decoders built from transformers' config classes, one per family, with random weights. No network, ever."""
 
-import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +13,9 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="secateur-test-modules-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# No remarks of torchao on kernels that it does not find, nor of torch on torchao's enums.
+os.environ["TORCHAO_FORCE_SKIP_LOADING_SO_FILES"] = "1"
+os.environ["TORCH_LOGS"] = "-torch.utils._pytree"
 # One core per worker, and per process that a test starts: libraries that each take all cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -68,9 +70,6 @@ torch.set_num_threads(1)
 def pytest_configure(config: pytest.Config) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # As the command line does: torchao speaks while it is imported.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

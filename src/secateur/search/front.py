@@ -131,7 +131,7 @@ def _one_round(
     seed = derive_seed(task.seed, "front", number)
     seen = optimise(space, task.budget, predicted, start, seed, sliced=bool(wanted.bound_costs))
     known = {space.levels(measurement.architecture) for measurement in measured}
-    ends = _quality_end(task, table, predictors, pairs, count, number) if wanted.choose == "least_disparity" else []
+    ends = _quality_end(task, table, predictors, measured, count, number) if wanted.choose == "least_disparity" else []
     known |= {space.levels(candidate.architecture) for candidate in ends}
     new = {levels: values for levels, values in seen.items() if levels not in known}
     batch = choose_batch(task, new, pairs, count - len(ends))
@@ -142,14 +142,17 @@ def _quality_end(
     task: SearchTask,
     table: FeatureTable,
     predictors: Mapping[str, Predictor],
-    pairs: Sequence[Measurement],
+    measured: Sequence[Measurement],
     count: int,
     number: int,
 ) -> list[Candidate]:
     """Propose what may be of the best quality, as the search for quality alone does: a price counts from there."""
     wanted, space = task.objectives, task.space
+    pairs = ranked(measured)
     quality = [wanted.measured(measurement, space.shape)[QUALITY] for measurement in pairs]
     best_first = [space.levels(pairs[place].architecture) for place in np.argsort(quality, kind="stable")]
+    # They are not proposed again either.
+    best_first += [space.levels(measurement.architecture) for measurement in measured if measurement.kl is None]
 
     def lowest(rows: np.ndarray) -> np.ndarray:
         features = table.features(rows)

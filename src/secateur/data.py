@@ -95,7 +95,8 @@ class Conversation(str):
             ]
         else:
             return None
-        return cls(json.dumps(messages, ensure_ascii=False))
+        # JSON can spell half a character (a lone surrogate), which no tokenizer takes.
+        return cls(json.dumps(messages, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
 
     def encode_with(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Give the tokens of the tokenizer's chat template, which writes its own beginning and end.
@@ -284,6 +285,7 @@ def perplexity_windows(
     Raises:
         DataError: There is less text than one window.
     """
+    rows = list(rows)
     if any(isinstance(row, Conversation) for row in rows):
         ids = [token for row in rows for token in _encode(tokenizer, row, only_bos=True)]
     else:

@@ -345,6 +345,12 @@ class TestConversations:
         assert all(parts.values())
         assert not set(parts[Role.CALIBRATION]) & set(parts[Role.EVALUATION])
 
+    def test_with_half_a_character_are_readable(self, tmp_path, chat_tokenizer):
+        path = tmp_path / "half.jsonl"
+        path.write_text('{"messages": [{"role": "user", "content": "w8 \\ud83d"}]}')
+        (document,) = read_documents(str(path))
+        assert document.encode_with(chat_tokenizer)
+
     def test_need_a_template(self, chats, tokenizer):
         with pytest.raises(DataError, match="tokenizer has no chat template"):
             build_token_sets({Role.SELECTION: read_documents(chats)}, tokenizer, 8, {Role.SELECTION: 80})
@@ -361,5 +367,5 @@ class TestConversations:
             read_documents(str(tmp_path / "bad.jsonl"))
 
     def test_are_evaluated_one_after_the_other(self, chats, chat_tokenizer):
-        windows = perplexity_windows(read_rows(chats), chat_tokenizer, 7, max_tokens=70)
+        windows = perplexity_windows(iter(read_rows(chats)), chat_tokenizer, 7, max_tokens=70)
         assert (windows.tokens[:, 0] == 0).all()

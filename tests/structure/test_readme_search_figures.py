@@ -85,3 +85,11 @@ def test_rank_correlations(row: dict[str, str]) -> None:
     measured = record("predictors")[f"stories260k-{row['keep']}"]["predictors"][label]["tau"]
     for count in (25, 50, 100, 200):
         assert float(row[f"pairs_{count}"]) == pytest.approx(measured[str(count)], abs=6e-4)
+
+
+def test_two_groups() -> None:
+    runs = record("groups-stories260k")["runs"]
+    left = [f"{run['disparity_ratio']:.2f}".removeprefix("0") for run in runs]
+    paid = [f"{100 * (run['mean_perplexity_ratio'] - 1):.1f}" for run in runs]
+    shares, prices = (f"{', '.join(values[:-1])} and {values[-1]}" for values in (left, paid))
+    assert f"falls to {shares} of it for {prices} % of mean perplexity (seeds 0 to {len(runs) - 1})" in README

@@ -25,9 +25,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from secateur.assignments import parse_assignment
 from secateur.budget import Drop, parse_drop
 from secateur.cli import quiet_libraries
-from secateur.config import RunConfig, build_config, parse_assignment, resolve, to_yaml
+from secateur.config import RunConfig, build_config, resolve, to_yaml
 from secateur.inputs import load_inputs
 from secateur.pipeline import remember_inputs
 from secateur.runs.folder import RunFolder

@@ -25,8 +25,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from secateur.assignments import parse_list
 from secateur.cli import quiet_libraries
-from secateur.config import build_config, parse_list, resolve
+from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import StitchedModel, measure

@@ -17,8 +17,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from secateur.assignments import parse_assignment
 from secateur.cli import quiet_libraries
-from secateur.config import RunConfig, build_config, parse_assignment, resolve
+from secateur.config import RunConfig, build_config, resolve
 from secateur.data import Role, TokenSet
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import score_model

@@ -67,7 +67,9 @@ def prune_command(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="per-layer (transformers), padded (whatever loads stock models) or gguf (llama.cpp)."),
+        typer.Option(
+            help="uniform, padded (whatever loads stock models), per-layer (transformers) or gguf (llama.cpp)."
+        ),
     ] = None,
     tensor_parallel: Annotated[
         int | None, typer.Option(help="Devices that will share the model: heads and widths divide among them.")
@@ -90,8 +92,9 @@ def prune_command(
 ) -> None:
     """Prune MODEL to the budget and export the result."""
     with user_errors():
+        from secateur.assignments import parse_assignment, parse_texts
         from secateur.budget import parse_latencies
-        from secateur.config import build_config, parse_assignment, parse_texts, read_yaml, resolve
+        from secateur.config import build_config, read_yaml, resolve
         from secateur.presets import find_preset
 
         layers: list[dict[str, Any]] = [dict(find_preset(preset).settings)] if preset else []
@@ -111,10 +114,7 @@ def prune_command(
         }
         limits |= parse_latencies(max_latency_ms or [])
         layers.append({"budget": {name: limit for name, limit in limits.items() if limit is not None}})
-        if device is not None:
-            layers.append({"model": {"device": device}})
-        if dtype is not None:
-            layers.append({"model": {"dtype": dtype}})
+        layers += [{"model": {key: value}} for key, value in (("device", device), ("dtype", dtype)) if value is not None]
         if seed is not None:
             layers.append({"seed": seed})
         if target is not None:
@@ -157,8 +157,9 @@ def compare_command(
 ) -> None:
     """Run the field's methods side by side on MODEL: same text, parameter count and number of measurements."""
     with user_errors():
+        from secateur.assignments import parse_assignment, parse_list, parse_texts
         from secateur.budget import USUAL_KEEP
-        from secateur.config import build_config, parse_assignment, parse_list, parse_texts, read_yaml, resolve
+        from secateur.config import build_config, read_yaml, resolve
         from secateur.presets import PRESETS
 
         layers: list[dict[str, Any]] = [read_yaml(config)] if config else []

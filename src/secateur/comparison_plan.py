@@ -95,7 +95,7 @@ def cell_config(base: RunConfig, settings: Settings, keep: float, seed: int) -> 
         "seed": seed,
         "budget": {"keep": keep},
         "baselines": {"uniform": False},
-        "search": {"least_improvement": 0.0},
+        "search": {"least_improvement": 0.0, "alternative_measurements": 0},
     }
     config = build_config([base.model_dump(mode="json"), settings, shared])
     if config.search.method != JI2023:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -11,7 +11,6 @@ from secateur.budget import BudgetConfig
 from secateur.errors import ConfigError, suggestion
 from secateur.schema import Record
 
-Item = TypeVar("Item")
 SOURCE_FIELDS = ("sources", "calibration", "selection", "evaluation")
 
 
@@ -139,6 +138,12 @@ class SearchConfig(Record):
         description="method secateur with sequential reconstruction: share of the measurements that is made after it",
     )
     reconstructed_tokens: int = Field(32_768, ge=1, description="calibration tokens of that reconstruction, at most")
+    alternative_measurements: int = Field(
+        30,
+        ge=0,
+        description="method secateur: spent to say what layers alike cost: on them where layers may differ, on layers "
+        "that differ where they may not; below 25 it is not asked",
+    )
     finalists: int = Field(4, ge=1, description="of the best measured, how many are reconstructed on the whole set")
     objectives: tuple[str, ...] = Field(
         (),
@@ -178,8 +183,10 @@ class ExportConfig(Record):
     """How the result is written."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = as the dense model")
-    target: Literal["per-layer", "padded", "gguf"] = Field(
-        "per-layer", description="who loads it: transformers, all that load stock models, or llama.cpp"
+    target: Literal["uniform", "per-layer", "padded", "gguf"] = Field(
+        "per-layer",
+        description="uniform: layers alike, for all that load stock models; per-layer: transformers; padded: layers "
+        "filled up with zeros, for all; gguf: llama.cpp",
     )
     shard_size: str = Field("5GB", pattern=r"^\d+(\.\d+)?[KMG]B$", description="of a file of weights, at most")
 
@@ -237,9 +244,9 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError(
             "no text was given; add --data PATH, or name data.calibration, data.selection and data.evaluation by --set"
         )
-    data = _renamed_data(data, _absolute)
-    model = config.model.model_copy(update={"name": _absolute(config.model.name)})
-    questions = _renamed_questions(config, _absolute)
+    data = _renamed_data(data, absolute_name)
+    model = config.model.model_copy(update={"name": absolute_name(config.model.name)})
+    questions = _renamed_questions(config, absolute_name)
     return config.model_copy(update={"data": data, "model": model} | questions)
 
 
@@ -262,69 +269,9 @@ def _renamed_questions(config: RunConfig, rename: Callable[[str], str]) -> dict[
     }
 
 
-def _absolute(name: str) -> str:
+def absolute_name(name: str) -> str:
     """Make the name of an existing file or folder absolute; hub ids and `demo` stay."""
     return str(Path(name).resolve()) if name != "demo" and Path(name).exists() else name
-
-
-def parse_assignment(text: str) -> dict[str, Any]:
-    """Turn `section.field=value` into a nested mapping; the value is read as YAML.
-
-    Raises:
-        ConfigError: There is no `=`, or the value is not YAML.
-    """
-    path, separator, value = text.partition("=")
-    parts = path.strip().split(".")
-    if not separator or not all(parts) or len(parts) > 2:
-        raise ConfigError(f"--set {text!r} is not of the form section.field=value")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from error
-    section = RunConfig.model_fields.get(parts[0])
-    if len(parts) == 2 and section is not None and isinstance(section.annotation, type):
-        field = getattr(section.annotation, "model_fields", {}).get(parts[1])
-        kind = field.annotation if field is not None else None
-        if kind == tuple[str, ...] and not isinstance(parsed, list):
-            parsed = [value]
-        elif kind in (str, str | None) and parsed is not None:
-            parsed = value.strip()  # a revision of digits is a name, not a number
-    return {parts[0]: parsed} if len(parts) == 1 else {parts[0]: {parts[1]: parsed}}
-
-
-def parse_list(option: str, text: str, kind: Callable[[str], Item]) -> tuple[Item, ...]:
-    """Turn `a,b,c` into a tuple.
-
-    Raises:
-        ConfigError: An item is empty or not of the kind.
-    """
-    try:
-        items = tuple(kind(item.strip()) for item in text.split(",") if item.strip())
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: {error}; expected values with commas between") from error
-    if not items:
-        raise ConfigError(f"{option} {text!r} names nothing; expected values with commas between")
-    return tuple(dict.fromkeys(items))
-
-
-def parse_texts(assignments: Sequence[str], option: str = "--text") -> dict[str, str]:
-    """Turn `NAME=FILE` into a mapping with absolute paths.
-
-    Args:
-        option: Where they were given, for messages.
-
-    Raises:
-        ConfigError: There is no `=`, or a name is given twice.
-    """
-    texts: dict[str, str] = {}
-    for assignment in assignments:
-        name, separator, source = (part.strip() for part in assignment.partition("="))
-        if not (separator and name and source):
-            raise ConfigError(f"{option} {assignment!r} is not of the form NAME=FILE")
-        if name in texts or name == "evaluation":
-            raise ConfigError(f"{option} {assignment!r}: the name is taken; give every text a name of its own")
-        texts[name] = _absolute(source)
-    return texts
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -31,12 +31,10 @@ from secateur.schema import derive_seed
 from secateur.search.ji2023 import paper_space, refuse_other_limits, refuse_paper_budget
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES, UNIFORM
 from secateur.search.objectives import DISPARITY, OBJECTIVES, QUALITY
-from secateur.search.rounds import FEWEST_PAIRS
 from secateur.space.cost import COSTS, Budget, Limit
 from secateur.space.latency_table import LatencyTable
-from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
-from secateur.space_inputs import space_of, width_multiple
+from secateur.space_inputs import Alternative, alternative_of, refuse_target, searchable, space_of, width_multiple
 
 # The paper's perplexities are those of the protocol ppl-128.
 PAPER_SEQUENCE_LENGTH = 128
@@ -55,7 +53,7 @@ class Inputs:
     """The dense model with its walk, the token sets, and where the search may go.
 
     `latency` is there where the budget limits it; `groups` holds a selection and an evaluation set per group of text;
-    `questions` are there where accuracy may drop.
+    `questions` are there where accuracy may drop; `alternative` where the run says what layers alike cost.
     """
 
     dense: DenseModel
@@ -68,6 +66,7 @@ class Inputs:
     latency: LatencyTable | None = None
     groups: dict[str, dict[Role, TokenSet]] = field(default_factory=dict)
     questions: dict[Role, ChoiceSet] = field(default_factory=dict)
+    alternative: Alternative | None = None
 
     @property
     def shape(self) -> DenseShape:
@@ -116,25 +115,6 @@ def check_unchanged(root: Path, known: Mapping[str, str], found: Mapping[str, st
         )
 
 
-def searchable_budget(space: SearchSpace, budget: Budget, seed: int) -> Budget:
-    """Give the budget back if its band holds enough architectures to search; else one as wide as a step of the grid.
-
-    Raises:
-        BudgetError: That band too holds fewer architectures than a predictor can learn from.
-    """
-    widened = budget.widened(*space.smallest_steps(budget))
-    space.check(widened)
-    for band in (budget, widened):
-        found = len(sample_architectures(space, band, FEWEST_PAIRS, derive_seed(seed, "count")))
-        if found >= FEWEST_PAIRS:
-            return band
-    raise BudgetError(
-        f"only {found} architectures of the search space are inside the budget band, at least {FEWEST_PAIRS} are "
-        f"needed to learn from; lower {budget.options}, widen the band (budget.band) or the space (space.ffn_levels, "
-        "space.protect_first, space.protect_last)"
-    )
-
-
 def stored_latency(folder: RunFolder) -> LatencyTable | None:
     """Read the table that a run was begun with, so that it goes on with the same; None before it is stored."""
     if not folder.database.is_file():
@@ -162,6 +142,7 @@ def load_inputs(
     model, data = config.model, config.data
     refuse_objectives(config)
     refuse_drop(config)
+    refuse_target(config)
     importance_order(config.pruning.importance)
     if config.search.method == JI2023:
         refuse_other_limits(config.budget)
@@ -216,7 +197,8 @@ def load_inputs(
             fingerprints["target questions"] = paper.choices.fingerprint
     questions = load_drop_questions(config, dense)
     fingerprints |= {f"questions, {role}": choices.fingerprint for role, choices in questions.items()}
-    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency, groups, questions)
+    alternative = alternative_of(config, dense, space.costs)
+    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency, groups, questions, alternative)
 
 
 def time_blocks(
@@ -266,7 +248,7 @@ def define_limits(
         return space, drop_budget(config, space)
     budget = Budget.from_config(dense.shape, config.budget, costs)
     if config.search.method in SEARCHES:
-        budget = searchable_budget(space, budget, config.seed)
+        space, budget = searchable(space, budget, config.seed)
     if set(named_objectives(config)) & set(COSTS):
         budget = budget_range(config, dense.shape, budget)
     refuse_method(config, space, budget)

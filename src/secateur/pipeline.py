@@ -14,7 +14,7 @@ from secateur.config import RunConfig, build_config, read_yaml, to_yaml, without
 from secateur.errors import RunFolderError
 from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
 from secateur.report.front import Front
-from secateur.report.record import Choice, DropRecord, ExportRecord, ModelRow, Report
+from secateur.report.record import Choice, DropRecord, ExportRecord, ModelRow, Report, Uniformity
 from secateur.report.rows import budget_uses, excess_log_perplexity_left
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, silent, stage_clock
@@ -29,6 +29,7 @@ from secateur.stages.front import front_stage
 from secateur.stages.prune import prune_stage
 from secateur.stages.run import Run
 from secateur.stages.search import search_stage
+from secateur.stages.uniformity import uniformity_stage
 
 
 def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> Report:
@@ -65,15 +66,16 @@ def run_stages(run: Run, load_seconds: float) -> Report:
     calibrated = calibrate_stage(run)
     if run.config.budget.max_drop is None:
         found = search_stage(run, calibrated.space, calibrated.bank, calibrated.heuristics)
+        uniformity = uniformity_stage(run, calibrated.bank, found)
         pruned, choice = prune_stage(run, calibrated.bank, found)
     else:
-        found = smallest_stage(run, calibrated.space, calibrated.bank)
+        found, uniformity = smallest_stage(run, calibrated.space, calibrated.bank), None
         pruned, choice = verify_stage(run, calibrated.bank, found)
     front = front_stage(run, found, choice)
     rows = evaluate_stage(run, pruned, choice, calibrated.uniform_bank)
     drop = drop_record(run, pruned)
     export = export_stage(run, pruned, choice, rows)
-    return report_stage(run, rows, found, choice, front, drop, export)
+    return report_stage(run, rows, found, choice, front, uniformity, drop, export)
 
 
 def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
@@ -108,6 +110,7 @@ def report_stage(
     found: Found,
     choice: Choice,
     front: Front,
+    uniformity: Uniformity | None,
     drop: DropRecord | None,
     export: ExportRecord,
 ) -> Report:
@@ -129,6 +132,7 @@ def report_stage(
         excess_log_perplexity_left=excess_log_perplexity_left(rows),
         choice=choice,
         traded=front.traded(),
+        uniformity=uniformity,
         drop=drop,
         rounds=found.rounds,
         paper=PaperRecord.model_validate(paper.payload) if paper else None,

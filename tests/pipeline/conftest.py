@@ -77,7 +77,14 @@ SMALL = {
     "space": {"ffn_levels": 5},
     "budget": {"keep": 0.7, "band": 0.03},
     # Everything that is measured of a random tiny model is nearly alike: a search would end early.
-    "search": {"measurements": 34, "rounds": 2, "reconstructed_share": 0, "finalists": 3, "least_improvement": 0.0},
+    "search": {
+        "measurements": 34,
+        "rounds": 2,
+        "reconstructed_share": 0,
+        "finalists": 3,
+        "least_improvement": 0.0,
+        "alternative_measurements": 0,
+    },
 }
 
 

@@ -9,6 +9,7 @@ from small_runs import Finished, finish
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from secateur.config import RunConfig, build_config, resolve
+from secateur.space.architecture import Architecture
 from tiny import sentencepiece_tokenizer
 
 
@@ -18,6 +19,36 @@ def run_for(target: str, small_settings: dict[str, Any], root: Path, model: Path
         {"model": {"name": str(model)}, "data": {"sources": [text]}, "export": {"target": target}},
     ]
     return finish(resolve(build_config([*layers, {"baselines": {"uniform": False}}])), root)
+
+
+def alike(architecture: Architecture) -> bool:
+    return len({layer for layer in architecture.layers if layer.kv_heads or layer.ffn_width}) == 1
+
+
+@pytest.mark.parametrize("target", ["uniform", "per-layer"])
+def test_a_run_says_what_layers_alike_cost(
+    small_settings: dict[str, Any], small_config: RunConfig, tmp_path: Path, target: str
+) -> None:
+    """Of the space that was not asked for a little is measured too, in the same way."""
+    model, text = Path(small_config.model.name), small_config.data.sources[0]
+    settings = small_settings | {"search": small_settings["search"] | {"alternative_measurements": 25}}
+    run = run_for(target, settings, tmp_path / "run", model, text)
+    record = run.report.uniformity
+    assert record is not None
+    assert alike(record.uniform.architecture)
+    assert not alike(record.per_layer.architecture)
+    chosen, other = (record.uniform, record.per_layer)[:: 1 if target == "uniform" else -1]
+    measured = {(m.architecture.key, m.protocol): m.kl for m in run.measurements}
+    assert {chosen.kl, chosen.sliced} == {kl for (key, _), kl in measured.items() if key == chosen.architecture.key}
+    assert {other.kl, other.sliced} == {kl for (key, _), kl in measured.items() if key == other.architecture.key}
+    assert chosen.num_measurements == run.report.num_measurements
+    assert 0 < other.num_measurements <= 25
+    if target == "uniform":
+        export = run.report.export
+        assert not export.remote_code
+        loaded = AutoModelForCausalLM.from_pretrained(run.root / "exported", dtype=torch.float32)
+        assert alike(run.report.choice.architecture)
+        assert sum(p.numel() for p in loaded.parameters()) == run.report.row("secateur").cost.total_parameters
 
 
 def test_padded_models_are_stock_ones_and_the_report_says_what_the_zeros_cost(

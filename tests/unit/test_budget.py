@@ -2,8 +2,9 @@
 
 import pytest
 
+from secateur.assignments import parse_assignment
 from secateur.budget import BudgetConfig, Drop, parse_amount, parse_drop, parse_latencies, short_amount
-from secateur.config import RunConfig, build_config, parse_assignment
+from secateur.config import RunConfig, build_config
 from secateur.errors import ConfigError
 
 

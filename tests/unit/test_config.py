@@ -2,12 +2,11 @@
 
 import pytest
 
+from secateur.assignments import parse_assignment, parse_texts
 from secateur.config import (
     RunConfig,
     build_config,
     differing_fields,
-    parse_assignment,
-    parse_texts,
     read_yaml,
     resolve,
     to_yaml,

@@ -13,7 +13,7 @@ from secateur.demo import decoder_path
 from secateur.errors import BudgetError, DataError, InputError
 from secateur.inputs import define_limits, load_paper_targets, time_blocks
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES
-from secateur.space.cost import Budget, cost_of
+from secateur.space.cost import COSTS, Budget, cost_of
 from secateur.space.sampling import sample_architectures
 
 
@@ -50,7 +50,7 @@ class TestLimits:
 
     def test_a_band_narrower_than_a_step_of_the_grid_is_widened_to_one(self, prepared):
         space, narrow = self.limits(prepared.dense, keep=0.6, band=1e-6)
-        assert narrow.floor == narrow.ceiling - space.smallest_step
+        assert narrow.floor == narrow.ceiling - space.smallest_step(COSTS["decoder_parameters"])
         _, wide = self.limits(prepared.dense, keep=0.6, band=0.05)
         assert wide == Budget.from_keep(prepared.dense.shape, 0.6, 0.05)
 

@@ -17,8 +17,8 @@ def check_target(dense: DenseModel, target: str, *, output_bias: bool) -> None:
     if target == "gguf":
         check_gguf(dense)
     shape = dense.shape
-    if target == "padded" and output_bias and not (shape.attention.output_bias and shape.mlp.output_bias):
+    if target in ("uniform", "padded") and output_bias and not (shape.attention.output_bias and shape.mlp.output_bias):
         raise ModelError(
-            "--target padded cannot hold the biases of pruning.reconstruction=bias, which stock models of family "
+            f"--target {target} cannot hold the biases of pruning.reconstruction=bias, which stock models of family "
             f"{dense.family.model_type!r} have not; use another reconstruction, or --target per-layer"
         )

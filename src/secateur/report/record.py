@@ -50,7 +50,7 @@ class Choice(Record):
     architecture: Architecture
     origin: str = Field(
         description="which proposal it came from: uniform, additive, global_threshold, neighbour, sampled, predicted, "
-        "explored, offspring or allocated"
+        "explored, offspring, enumerated or allocated"
     )
     kl: float = Field(description="as measured in the search, nats per token")
     kl_after_sequential: float | None = Field(
@@ -72,6 +72,30 @@ class Traded(Record):
     best_quality_disparity: float = Field(description="of the point with the least mean perplexity, nats")
     disparity: float = Field(description="of the chosen point, nats")
     mean_perplexity_ratio: float = Field(description="chosen over best, geometric mean over groups")
+
+
+class Winner(Record):
+    """The best of one space at the budget, on the selection set; KL in nats per token."""
+
+    architecture: Architecture
+    decoder_parameters: int
+    predicted: float = Field(description="KL by slices, of a predictor that has seen neither winner")
+    sliced: float = Field(description="KL by slices of the bank")
+    kl: float = Field(description="as the search measures last: after sequential reconstruction, where it does that")
+    num_measurements: int = Field(description="among which it is the best: by slices, and in the searched space in all")
+
+
+class Uniformity(Record):
+    """What layers alike cost at the run's budget; the space that was not asked for got fewer measurements."""
+
+    uniform: Winner
+    per_layer: Winner
+    kendall_tau: float = Field(description="of the predictor over both spaces, cross-validated")
+
+    @property
+    def cost(self) -> float:
+        """Nats per token that layers alike cost; below 0 where they did better."""
+        return self.uniform.kl - self.per_layer.kl
 
 
 class DropRecord(Record):
@@ -134,6 +158,7 @@ class Report(Record):
     traded: Traded | None = Field(
         None, description="of runs with groups: of models made as the result is, else as the search measured"
     )
+    uniformity: Uniformity | None = Field(None, description="what layers alike cost; null where it was not asked")
     drop: DropRecord | None = Field(None, description="of runs with `--max-drop`")
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")

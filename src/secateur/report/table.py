@@ -5,7 +5,7 @@ import math
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from secateur.report.record import DropRecord, Report
+from secateur.report.record import DropRecord, Report, Uniformity
 from secateur.report.rows import budget_text
 from secateur.space.cost import say
 
@@ -171,6 +171,8 @@ def summary_lines(report: Report) -> list[str]:
         removed = sum(len(record.removed) for record in report.rounds)
         if removed:
             lines.append(f"{removed} choices left the search space; `secateur show` says which and why")
+    if report.uniformity:
+        lines.append(uniformity_line(report.uniformity))
     if report.paper:
         paper = report.paper.quality
         lines.append(
@@ -185,6 +187,19 @@ def summary_lines(report: Report) -> list[str]:
         f"{export.class_name}, {export.num_parameters:,} parameters, {export.logits}"
     )
     return lines
+
+
+def uniformity_line(uniformity: Uniformity) -> str:
+    """Say what layers alike cost at the budget."""
+    alike, differing = (
+        f"KL {winner.kl:.4f} (by slices {winner.sliced:.4f}, predicted {winner.predicted:.4f}; best of "
+        f"{winner.num_measurements})"
+        for winner in (uniformity.uniform, uniformity.per_layer)
+    )
+    return (
+        f"layers alike, which every stock class holds: {alike}; layers that differ: {differing}; the first cost "
+        f"{uniformity.cost:+.4f} nats per token"
+    )
 
 
 def _title(report: Report, name: str) -> str:

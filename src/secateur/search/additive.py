@@ -15,6 +15,7 @@ from secateur.space.candidate import Measurement
 from secateur.space.cost import Budget
 from secateur.space.sampling import repair
 from secateur.space.search_space import Levels, SearchSpace
+from secateur.space.uniform_space import UniformSpace
 
 # Measurements kept back for solutions of the integer program.
 FEWEST_SOLUTIONS = 10
@@ -105,6 +106,8 @@ def additive_optimum(space: SearchSpace, budget: Budget, losses: Sequence[Mappin
     Source:
         Puzzle (arXiv 2411.19146) scores blocks one by one and solves an integer program over their sum.
     """
+    if isinstance(space, UniformSpace):
+        return _alike_optimum(space, budget, losses)
     sizes = [len(options) for options in space.options]
     loss = np.concatenate(
         [[losses[module][width] for width in options] for module, options in enumerate(space.options)]
@@ -126,6 +129,22 @@ def additive_optimum(space: SearchSpace, budget: Budget, losses: Sequence[Mappin
     if budget.admits(*space.used(budget, chosen)):
         return chosen
     return repair(space, chosen, budget, np.random.default_rng(0)) if len(budget.limits) > 1 else None
+
+
+def _alike_optimum(space: UniformSpace, budget: Budget, losses: Sequence[Mapping[int, float]]) -> Levels | None:
+    """Give the same among layers alike: of every size, the layers whose loss it lowers most stay."""
+    tables = [[module[width] for width in options] for module, options in zip(losses, space.options, strict=True)]
+    layers = range(space.shape.num_layers)
+    best, least = None, np.inf
+    for size in space.sizes(budget):
+        gone = [tables[2 * layer][0] + tables[2 * layer + 1][0] for layer in layers]
+        kept = [tables[2 * layer][size.heads] + tables[2 * layer + 1][size.ffn] for layer in layers]
+        worth = np.subtract(gone, kept)
+        chosen = space.worth_most(size, worth)
+        loss = sum(gone) - sum(worth[layer] for layer in chosen)
+        if loss < least:
+            best, least = space.put_together(size, chosen), loss
+    return best
 
 
 def _constraints(space: SearchSpace, budget: Budget) -> list[LinearConstraint]:

@@ -13,6 +13,7 @@ from secateur.pruning.importance import fluctuation_scores
 from secateur.search.additive import additive_search
 from secateur.search.block_influence import block_influence, layer_dropping_architecture
 from secateur.search.evolution import evolutionary_search
+from secateur.search.exhaustive import holds_few, measure_all
 from secateur.search.front import search_front
 from secateur.search.global_threshold import global_threshold_architecture
 from secateur.search.random_search import random_search
@@ -53,6 +54,8 @@ def _layer_dropping(inputs: AllocationInputs) -> Architecture:
 
 
 def _secateur(task: SearchTask) -> Found:
+    if holds_few(task):
+        return measure_all(task)
     return search_rounds(task) if task.objectives.plain else search_front(task)
 
 

@@ -13,7 +13,7 @@ from pymoo.core.sampling import Sampling
 from pymoo.optimize import minimize
 
 from secateur.schema import derive_seed
-from secateur.space.cost import Budget
+from secateur.space.cost import COSTS, Budget
 from secateur.space.sampling import mutate, repair, sample_architectures
 from secateur.space.search_space import Levels, SearchSpace
 
@@ -30,7 +30,7 @@ SLICES = 6
 
 def slice_at(space: SearchSpace, budget: Budget, parameters: int) -> Budget:
     """Give a narrow band that ends at so many parameters, inside a wide one: moves fill a band up to its end."""
-    width = max(space.smallest_step, int(SLICE * budget.ceiling))
+    width = max(int(space.smallest_step(COSTS["decoder_parameters"])), int(SLICE * budget.ceiling))
     ceiling = min(budget.ceiling, max(parameters, budget.floor + width))
     return Budget.of_decoder_parameters(ceiling, max(budget.floor, ceiling - width))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,8 +47,7 @@ class SizeAxis:
     def band(self, share: float) -> Budget:
         """Give a narrow band that ends at a share."""
         outside, whole = self.cost.outside(self.space.shape), self.whole
-        steps = [high - low for costs in self._table for low, high in pairwise(costs) if high > low]
-        width = max(min(steps, default=0), SLICE * whole)
+        width = max(self.space.smallest_step(self.cost), SLICE * whole)
         ceiling, floor = outside + share * whole, max(outside + share * whole - width, 0)
         if isinstance(whole, int) and isinstance(outside, int):
             # Rounded first: a share that was computed from a count must give it back.
@@ -64,7 +62,7 @@ class SizeAxis:
     @property
     def smallest(self) -> float:
         """Give the share of the narrowest architecture; protected layers have theirs."""
-        return self.share((0,) * self.space.num_modules)
+        return self.share(self.space.smallest)
 
     @property
     def _table(self) -> tuple[tuple[Amount, ...], ...]:

@@ -17,8 +17,8 @@ from secateur.space.encoding import FeatureSource, FeatureTable, Sensitivities, 
 from secateur.space.search_space import Levels, SearchSpace
 from secateur.space.smaller_space import Removed
 
-# Origins of what is measured outside the budget, to learn from.
-PROBES = ("single", "paper", "sensitivity")
+# Origins of what is measured outside the budget or the space, to learn from.
+PROBES = ("single", "paper", "sensitivity", "alternative")
 
 MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
 

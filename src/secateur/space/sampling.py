@@ -8,6 +8,8 @@ from jaxtyping import Float
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Amount, Budget
 from secateur.space.search_space import CostTable, Levels, SearchSpace
+from secateur.space.uniform_sampling import draw_alike, mutate_alike, repair_alike
+from secateur.space.uniform_space import UniformSpace
 
 MAX_ATTEMPTS = 1_000
 MAX_EXCHANGES = 16
@@ -22,8 +24,11 @@ def repair(space: SearchSpace, levels: Levels, budget: Budget, rng: np.random.Ge
     left is small enough.
 
     Returns:
-        Levels inside the band, or None where random steps got stuck outside it.
+        Levels inside the band, or None where random steps got stuck outside it. In a space of layers alike the
+        architecture of the band that is nearest.
     """
+    if isinstance(space, UniformSpace):
+        return repair_alike(space, levels, budget, rng)
     tables = [space.table(limit.cost) for limit in budget.limits]
     ceilings = [limit.ceiling for limit in budget.limits]
     current = list(levels)
@@ -132,10 +137,13 @@ def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: i
     Every draw first picks how unequal its modules are, then each module's kept share around the budget's, so that the
     sample holds both near-uniform architectures and ones with whole blocks gone.
     """
+    attempts = MAX_ATTEMPTS + 20 * count
+    if isinstance(space, UniformSpace):
+        return [space.architecture(levels) for levels in draw_alike(space, budget, count, attempts, seed)]
     rng = np.random.default_rng(seed)
     mean = _mean_shares(space, budget)
     found: dict[str, Architecture] = {}
-    for _ in range(MAX_ATTEMPTS + 20 * count):
+    for _ in range(attempts):
         if len(found) == count:
             break
         concentration = np.exp(rng.uniform(np.log(1.5), np.log(60.0)))
@@ -189,6 +197,8 @@ def mutate(
         EvoPress (arXiv 2410.14649) keeps the budget by paired level switches; ours allows steps of one or two levels
         and repairs what modules of different cost leave over.
     """
+    if isinstance(space, UniformSpace):
+        return mutate_alike(space, levels, budget, num_switches, rng)
     current = list(levels)
     highest = [len(options) - 1 for options in space.options]
     for _ in range(num_switches):

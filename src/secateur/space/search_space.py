@@ -122,19 +122,19 @@ class SearchSpace:
             for limit in budget.limits
         )
 
-    @property
-    def smallest_step(self) -> int:
-        """Parameters of the cheapest step from one width to the next: what sums of widths may miss a budget by."""
-        steps = [high - low for costs in self.parameters for low, high in pairwise(costs)]
+    def smallest_step(self, cost: ModuleCost) -> Amount:
+        """Give the cheapest step from one width to the next that costs anything: what sums may miss a limit by."""
+        steps = [high - low for costs in self.table(cost) for low, high in pairwise(costs) if high > low]
         return min(steps, default=0)
 
     def smallest_steps(self, budget: Budget) -> tuple[Amount, ...]:
-        """Give, for every limit of a budget, the cheapest step from one width to the next that costs anything."""
-        tables = (self.table(limit.cost) for limit in budget.limits)
-        return tuple(
-            min((high - low for costs in table for low, high in pairwise(costs) if high > low), default=0)
-            for table in tables
-        )
+        """Give the smallest step of every limit of a budget."""
+        return tuple(self.smallest_step(limit.cost) for limit in budget.limits)
+
+    @property
+    def smallest(self) -> Levels:
+        """The narrowest architecture."""
+        return (0,) * self.num_modules
 
     def nearest_keep(self, budget: Budget) -> float:
         """Give the share of decoder parameters, among those the space can reach, that is nearest to the budget."""
@@ -175,7 +175,7 @@ class SearchSpace:
         Raises:
             BudgetError: Names the limit and what the smallest architecture has.
         """
-        for limit, least in zip(budget.limits, self.used(budget, (0,) * self.num_modules), strict=True):
+        for limit, least in zip(budget.limits, self.used(budget, self.smallest), strict=True):
             if least > limit.ceiling:
                 option, unit = WORDS[limit.cost.name]
                 raise BudgetError(

@@ -137,12 +137,18 @@ def method_space(run: Run, allocated: Architecture | None) -> SearchSpace:
 def build_run_bank(
     run: Run, statistics: list[ModuleStatistics], space: SearchSpace, advance: Callable[[], None] = lambda: None
 ) -> WeightBank:
-    """Build the bank for every width of the space, in the run's order and with its reconstruction."""
+    """Build the bank for every width of the space, in the run's order and with its reconstruction.
+
+    The widths of the alternative are in it, where there is one.
+    """
+    options: list[set[int]] = list(map(set, space.options))
+    if run.inputs.alternative is not None:
+        options = [own | set(more) for own, more in zip(options, run.inputs.alternative.space.options, strict=True)]
     pruning, seed = run.config.pruning, derive_seed(run.config.seed, "bank")
     return build_bank(
         run.inputs.dense,
         statistics,
-        space.options,
+        options,
         pruning.importance,
         run.bank_reconstruction,
         pruning.ridge,

@@ -36,15 +36,11 @@ def search_stage(
         heuristics: Architectures that need no measurement, by name, to begin with.
     """
     with stage_clock("search", run.listener, planned_measurements(run)) as clock:
-        reference = run.selection_reference
         groups = group_references(run, Role.SELECTION)
-        sliced = _slicing(run, bank, reference, groups)
-        reconstructed_too = _reconstructing(run, bank, reference, groups) if run.reconstructs_candidates else None
+        measure, measure_reconstructed = measurers(run, bank, groups, clock)
         task = replace(
-            search_task(run, space, bank, lambda batch: measure_batch(run, *sliced, batch, clock)),
-            measure_reconstructed=(
-                (lambda batch: measure_batch(run, *reconstructed_too, batch, clock)) if reconstructed_too else None
-            ),
+            search_task(run, space, bank, measure),
+            measure_reconstructed=measure_reconstructed,
             objectives=wanted_objectives(run, groups),
             heuristics=heuristics or {},
         )
@@ -57,6 +53,20 @@ def search_stage(
         spent = sum(m.seconds for m in (*found.measurements, *found.probes))
         run.store.end_stage("search", max(clock.seconds, spent))
     return found
+
+
+def measurers(
+    run: Run, bank: WeightBank, groups: References, clock: StageClock
+) -> tuple[MeasureBatch, MeasureBatch | None]:
+    """Give what measures by slices of the bank, and what measures after reconstruction where the run does that."""
+    sliced = _slicing(run, bank, run.selection_reference, groups)
+    reconstructed_too = (
+        _reconstructing(run, bank, run.selection_reference, groups) if run.reconstructs_candidates else None
+    )
+    return (
+        lambda batch: measure_batch(run, *sliced, batch, clock),
+        (lambda batch: measure_batch(run, *reconstructed_too, batch, clock)) if reconstructed_too else None,
+    )
 
 
 def search_task(run: Run, space: SearchSpace, bank: WeightBank, measure: MeasureBatch) -> SearchTask:

@@ -11,7 +11,7 @@ from secateur.search.front import choose_batch, search_front
 from secateur.search.nsga import optimise, slices
 from secateur.search.objectives import Objectives
 from secateur.search.pareto import pareto_front
-from secateur.space.cost import Budget
+from secateur.space.cost import COSTS, Budget
 from secateur.space.sampling import sample_architectures
 
 DENSE = {"early": 1.0, "late": 2.0}
@@ -76,7 +76,10 @@ def test_a_slice_is_narrow_and_slices_cover_the_range_from_its_ceiling_down():
     assert cut[0].ceiling == wide.ceiling
     assert cut[-1].floor == wide.floor
     assert all(wide.floor <= each.floor < each.ceiling <= wide.ceiling for each in cut)
-    assert all(each.ceiling - each.floor <= max(SPACE.smallest_step, 0.01 * wide.ceiling) for each in cut)
+    assert all(
+        each.ceiling - each.floor <= max(SPACE.smallest_step(COSTS["decoder_parameters"]), 0.01 * wide.ceiling)
+        for each in cut
+    )
 
 
 def test_every_measurement_is_spent_once_inside_the_band():

@@ -72,7 +72,7 @@ def test_where_single_steps_miss_a_narrow_band_pairs_of_them_meet_it(prepared, m
     """Steps that differ in cost, one up and another down, move by less than any single one."""
     space = SearchSpace(shape=prepared.dense.shape, options=((1, 2, 3, 4), (7, 24, 41, 48)) * 3)
     budget = Budget.of_decoder_parameters(ceiling=21_000, floor=20_900)
-    assert space.smallest_step > 6 * 100
+    assert space.smallest_step(COSTS["decoder_parameters"]) > 6 * 100
 
     def inside():
         rng = np.random.default_rng(0)

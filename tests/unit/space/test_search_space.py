@@ -105,13 +105,15 @@ def test_options_cost_what_their_shape_counts(prepared):
 def test_the_smallest_step_is_the_cheapest_from_one_width_to_the_next(prepared):
     space = define_space(prepared.dense.shape, 5, 5)
     steps = [high - low for costs in space.parameters for low, high in itertools.pairwise(costs)]
-    assert space.smallest_step == min(steps)
-    assert define_space(prepared.dense.shape, 13, 2).smallest_step == 4 * 3 * 32, "four channels of 3 * 32 weights"
+    assert space.smallest_step(COSTS["decoder_parameters"]) == min(steps)
+    assert define_space(prepared.dense.shape, 13, 2).smallest_step(COSTS["decoder_parameters"]) == 4 * 3 * 32, (
+        "four channels of 3 * 32 weights"
+    )
 
 
 def test_a_space_of_one_architecture_has_no_step(prepared):
     space = SearchSpace(shape=prepared.dense.shape, options=((2,), (24,)) * 3)
-    assert space.smallest_step == 0
+    assert space.smallest_step(COSTS["decoder_parameters"]) == 0
 
 
 class TestABudgetThatCannotBeMet:

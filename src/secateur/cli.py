@@ -114,7 +114,7 @@ def prune_command(
         }
         limits |= parse_latencies(max_latency_ms or [])
         layers.append({"budget": {name: limit for name, limit in limits.items() if limit is not None}})
-        layers += [{"model": {key: value}} for key, value in (("device", device), ("dtype", dtype)) if value is not None]
+        layers += [{"model": {key: value}} for key, value in {"device": device, "dtype": dtype}.items() if value]
         if seed is not None:
             layers.append({"seed": seed})
         if target is not None:

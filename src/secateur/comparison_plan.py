@@ -48,6 +48,8 @@ def plan_cells(config: ComparisonConfig) -> tuple[list[Plan], dict[str, dict[str
             "methods are compared at one share of the decoder parameters; give --keep only, and no other limit of the "
             f"budget, got {', '.join(config.base.budget.ceilings)}"
         )
+    if config.base.space.hidden:
+        raise ConfigError("methods are compared at one hidden size; leave space.hidden out")
     plans: dict[str, Plan] = {}
     rows: dict[str, dict[str, str]] = {}
     for name in config.methods:

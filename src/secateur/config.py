@@ -83,6 +83,8 @@ class SpaceConfig(Record):
         None, ge=1, description="of FFN widths; default 64 (256 for GGUF) above 1,024 wide, finer for small models"
     )
     tensor_parallel: int = Field(1, ge=1, description="devices that heads and FFN widths can be divided among")
+    hidden: bool = Field(False, description="let channels of the residual stream go too, the same in every layer")
+    hidden_levels: int = Field(4, ge=2, description="hidden sizes that are tried, the dense one among them")
     protect_first: int = Field(0, ge=0, description="layers at the start that stay dense")
     protect_last: int = Field(0, ge=0, description="layers at the end that stay dense")
 

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxtyping import Int
+from torch import Tensor
+
 from secateur.config import RunConfig, build_config, differing_fields, read_yaml
 from secateur.data import (
     Role,
@@ -24,6 +27,7 @@ from secateur.export.target import check_target
 from secateur.model.loading import DenseModel, load_dense
 from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.model.walk import DecoderWalk
+from secateur.pruning.hidden import check_hidden
 from secateur.pruning.orders import importance_order
 from secateur.runs.folder import RunFolder
 from secateur.runs.store import RunStore
@@ -34,7 +38,15 @@ from secateur.search.objectives import DISPARITY, OBJECTIVES, QUALITY
 from secateur.space.cost import COSTS, Budget, Limit
 from secateur.space.latency_table import LatencyTable
 from secateur.space.search_space import SearchSpace, define_space
-from secateur.space_inputs import Alternative, alternative_of, refuse_target, searchable, space_of, width_multiple
+from secateur.space_inputs import (
+    Alternative,
+    alternative_of,
+    refuse_hidden,
+    refuse_target,
+    searchable,
+    space_of,
+    width_multiple,
+)
 
 # The paper's perplexities are those of the protocol ppl-128.
 PAPER_SEQUENCE_LENGTH = 128
@@ -46,6 +58,15 @@ class PaperTargets:
 
     texts: dict[str, TokenSet]
     choices: ChoiceSet | None
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What a model with fewer hidden channels was made from, and which of them it has."""
+
+    original: DenseModel
+    walk: DecoderWalk
+    channels: Int[Tensor, " kept"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,22 @@ class Inputs:
     groups: dict[str, dict[Role, TokenSet]] = field(default_factory=dict)
     questions: dict[Role, ChoiceSet] = field(default_factory=dict)
     alternative: Alternative | None = None
+    narrowed: Narrowed | None = None
+
+    @property
+    def original(self) -> DenseModel:
+        """The model that was given; `dense` is the one that is cut, and has fewer hidden channels where they go too."""
+        return self.narrowed.original if self.narrowed else self.dense
+
+    @property
+    def original_walk(self) -> DecoderWalk:
+        """What quality is measured against."""
+        return self.narrowed.walk if self.narrowed else self.walk
+
+    @property
+    def channels(self) -> Int[Tensor, " kept"] | None:
+        """Hidden channels that `dense` has of the original's; None where all."""
+        return self.narrowed.channels if self.narrowed else None
 
     @property
     def shape(self) -> DenseShape:
@@ -143,6 +180,7 @@ def load_inputs(
     refuse_objectives(config)
     refuse_drop(config)
     refuse_target(config)
+    refuse_hidden(config)
     importance_order(config.pruning.importance)
     if config.search.method == JI2023:
         refuse_other_limits(config.budget)
@@ -157,6 +195,8 @@ def load_inputs(
     )
     group_documents = assign_group_documents(data.groups, documents, data.text_field)
     dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
+    if config.space.hidden:
+        check_hidden(dense.family)
     check_target(dense, config.export.target, output_bias=config.pruning.reconstruction == "bias")
     longest = getattr(dense.model.config, "max_position_embeddings", None)
     if longest is not None and data.sequence_length > longest:

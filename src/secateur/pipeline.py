@@ -26,6 +26,7 @@ from secateur.stages.drop import drop_record, smallest_stage, verify_stage
 from secateur.stages.evaluate import evaluate_stage
 from secateur.stages.export import export_stage
 from secateur.stages.front import front_stage
+from secateur.stages.hidden import hidden_record, hidden_stage
 from secateur.stages.prune import prune_stage
 from secateur.stages.run import Run
 from secateur.stages.search import search_stage
@@ -63,6 +64,7 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> 
 def run_stages(run: Run, load_seconds: float) -> Report:
     """Every stage after loading; each goes on from what the run folder holds."""
     remember_inputs(run, load_seconds)
+    run = hidden_stage(run)
     calibrated = calibrate_stage(run)
     if run.config.budget.max_drop is None:
         found = search_stage(run, calibrated.space, calibrated.bank, calibrated.heuristics)
@@ -123,7 +125,7 @@ def report_stage(
         model=without_folders(run.config).model.name,
         seed=run.config.seed,
         keep=run.config.budget.keep,
-        budget=budget_uses(run.inputs.budget, run.inputs.shape, choice.architecture),
+        budget=budget_uses(run.inputs.budget, run.inputs.shape, choice.architecture, run.inputs.original.shape),
         method=run.config.search.method,
         fingerprints=run.inputs.fingerprints,
         num_tokens={str(role): token_set.num_tokens for role, token_set in run.inputs.sets.items()},
@@ -133,6 +135,7 @@ def report_stage(
         choice=choice,
         traded=front.traded(),
         uniformity=uniformity,
+        hidden=hidden_record(run),
         drop=drop,
         rounds=found.rounds,
         paper=PaperRecord.model_validate(paper.payload) if paper else None,

@@ -119,14 +119,19 @@ def searchable(space: SearchSpace, budget: Budget, seed: int) -> tuple[SearchSpa
 def alternative_of(config: RunConfig, dense: DenseModel, costs: Mapping[str, ModuleCost] = COSTS) -> Alternative | None:
     """Give the other space, where a run says what the choice between the two costs.
 
-    None where it is not asked, the search weighs more than quality, times are limited, or the other space has nothing
-    at the budget.
+    None where it is not asked, the hidden size goes too, the search weighs more than quality, times are limited, or the
+    other space has nothing at the budget.
     """
     search, budget = config.search, config.budget
     plain = not search.objectives and not config.data.groups
     # Blocks are timed at the widths of the space that is searched.
     counted = budget.max_drop is None and not budget.limits_latency
-    if search.method != "secateur" or not (plain and counted) or search.alternative_measurements < FEWEST_PAIRS:
+    if (
+        config.space.hidden
+        or search.method != "secateur"
+        or not (plain and counted)
+        or search.alternative_measurements < FEWEST_PAIRS
+    ):
         return None
     other = per_layer_space_of if config.export.target == "uniform" else uniform_space_of
     wanted = Budget.from_config(dense.shape, budget, costs)
@@ -134,6 +139,26 @@ def alternative_of(config: RunConfig, dense: DenseModel, costs: Mapping[str, Mod
         return Alternative(*searchable(other(config, dense, costs), wanted, config.seed))
     except BudgetError:
         return None
+
+
+def refuse_hidden(config: RunConfig) -> None:
+    """Refuse what cannot be had together with `space.hidden`.
+
+    Raises:
+        ConfigError: Says what, and what to do instead.
+    """
+    if not config.space.hidden:
+        return
+    limits = config.budget
+    others = ["--max-drop"] * (limits.max_drop is not None) + ["--max-latency-ms"] * limits.limits_latency
+    others += [f"search.method={config.search.method}"] * (config.search.method not in SEARCHES)
+    others += ["pruning.reconstruction=bias"] * (config.pruning.reconstruction == "bias")
+    others += ["--target gguf"] * (config.export.target == "gguf")
+    if others:
+        raise ConfigError(
+            f"space.hidden=true tries hidden sizes at one budget of counts by searching, which {others[0]} is not for; "
+            "leave one of the two out"
+        )
 
 
 def refuse_target(config: RunConfig) -> None:

@@ -55,7 +55,8 @@ class StitchedModel:
         """
         if not isinstance(self._reference, DenseReference):
             raise TypeError(f"scores need a DenseReference, got {type(self._reference).__name__}; use stream()")
-        parts = [self._reference.score(index, hidden) for index, hidden in enumerate(self.stream(architecture))]
+        streams = enumerate(self.stream(architecture))
+        parts = [self._reference.score(index, hidden, self._walk) for index, hidden in streams]
         return WindowScores(torch.cat([part.loss for part in parts]), torch.cat([part.kl for part in parts]))
 
     @torch.no_grad()

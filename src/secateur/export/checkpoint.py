@@ -122,9 +122,9 @@ def _stock_config(dense: DenseModel, layer: LayerShape, base: dict[str, Any]) ->
 def _holds_heads(dense: DenseModel, family: Family, kv_heads: int) -> bool:
     """Say whether a family's stock classes hold a model of so many KV heads in every layer."""
     heads = kv_heads * dense.shape.queries_per_group
-    if kv_heads == dense.shape.num_kv_heads or family.stock_heads == "any":
-        return True
-    return family.stock_heads == "dividing" and dense.shape.hidden_size % heads == 0
+    if family.stock_heads == "dividing":
+        return dense.shape.hidden_size % heads == 0
+    return family.stock_heads == "any" or kv_heads == dense.shape.num_kv_heads
 
 
 def _sizes(dense: DenseModel, layer: LayerShape) -> dict[str, int]:

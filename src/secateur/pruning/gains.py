@@ -113,7 +113,7 @@ def _backward(
     walk: DecoderWalk,
     pruned_walk: DecoderWalk,
     wanted: Float[Tensor, "windows length hidden"],
-    normed: Float[Tensor, "windows length hidden"],
+    normed: Float[Tensor, "windows length kept"],
 ) -> float:
     """Give the summed KL(dense || pruned) in nats, and send its gradient back; logits of few rows exist at a time."""
     cut = normed.detach().requires_grad_(True)

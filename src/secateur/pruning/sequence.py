@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -30,15 +30,26 @@ class DenseStreams:
     """
 
     def __init__(
-        self, walk: DecoderWalk, calibration: TokenSet, batch_tokens: int, max_tokens: int, cache_bytes: int
+        self,
+        walk: DecoderWalk,
+        calibration: TokenSet,
+        batch_tokens: int,
+        max_tokens: int,
+        cache_bytes: int,
+        channels: Int[Tensor, " kept"] | None = None,
     ) -> None:
-        """Take at most `max_tokens` of the set, in whole windows, but one at least."""
+        """Take at most `max_tokens` of the set, in whole windows, but one at least.
+
+        Args:
+            channels: Hidden channels that are given; all if not given.
+        """
         windows = calibration.expect(Role.CALIBRATION).tokens
         length = windows.shape[1]
         chosen = windows[: max(1, max_tokens // length)].to(walk.device)
         self.batches = chosen.split(max(1, batch_tokens // length))
         self.num_tokens = chosen.numel()
         self._walk = walk
+        self._channels = channels
         state_bytes = self.num_tokens * walk.state_size * walk.model.dtype.itemsize
         self._fits = state_bytes * (2 * len(walk.layers) + 1) <= cache_bytes
         self._kept: list[list[Tensor]] = []
@@ -46,8 +57,12 @@ class DenseStreams:
     def __iter__(self) -> Iterator[list[Tensor]]:
         """Give 1 + number of modules streams, each a list of batches."""
         if self._fits and not self._kept:
-            self._kept = list(self._walked())
-        return iter(self._kept) if self._fits else self._walked()
+            self._kept = list(self._given())
+        return iter(self._kept) if self._fits else self._given()
+
+    def _given(self) -> Iterator[list[Tensor]]:
+        for stream in self._walked():
+            yield stream if self._channels is None else [state[..., self._channels] for state in stream]
 
     @torch.no_grad()
     def _walked(self) -> Iterator[list[Tensor]]:

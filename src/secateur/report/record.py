@@ -98,6 +98,16 @@ class Uniformity(Record):
         return self.uniform.kl - self.per_layer.kl
 
 
+class HiddenRecord(Record):
+    """What hidden sizes promised at the budget, and which was taken."""
+
+    chosen: int
+    dense: int
+    kl: dict[int, float] = Field(
+        description="by hidden size: least KL on the selection set of a few architectures that need no search"
+    )
+
+
 class DropRecord(Record):
     """What `--max-drop` allowed and what was lost, in its unit: a share of perplexity or accuracy, or nats of KL."""
 
@@ -159,6 +169,7 @@ class Report(Record):
         None, description="of runs with groups: of models made as the result is, else as the search measured"
     )
     uniformity: Uniformity | None = Field(None, description="what layers alike cost; null where it was not asked")
+    hidden: HiddenRecord | None = Field(None, description="of runs with space.hidden")
     drop: DropRecord | None = Field(None, description="of runs with `--max-drop`")
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")

@@ -19,9 +19,11 @@ def excess_log_perplexity_left(rows: Sequence[ModelRow]) -> dict[str, float | No
     return {name: excess["secateur"] / excess[name] if excess[name] > 0 else None for name in baselines}
 
 
-def budget_uses(budget: Budget, shape: DenseShape, architecture: Architecture) -> tuple[BudgetUse, ...]:
-    """Say what an architecture uses of every limit."""
-    used, dense = budget.used(shape, architecture), budget.used(shape, Architecture.dense(shape))
+def budget_uses(
+    budget: Budget, shape: DenseShape, architecture: Architecture, original: DenseShape
+) -> tuple[BudgetUse, ...]:
+    """Say what an architecture uses of every limit, and what the model that was given has of it."""
+    used, dense = budget.used(shape, architecture), budget.used(original, Architecture.dense(original))
     return tuple(
         BudgetUse(name=limit.cost.name, ceiling=limit.ceiling, used=amount, dense=most)
         for limit, amount, most in zip(budget.limits, used, dense, strict=True)
@@ -37,6 +39,7 @@ def model_row(
     name: str,
     shape: DenseShape,
     architecture: Architecture,
+    dense_parameters: int,
     scores: WindowScores,
     seconds: float,
     sequence_length: int,
@@ -48,6 +51,7 @@ def model_row(
     """Make a row.
 
     Args:
+        dense_parameters: Decoder parameters of the model that was given.
         seed: Of the bootstrap; should be the same for all rows, which then resample alike.
         group_scores: On each group's windows, by name; may be empty.
         dense_losses: Mean loss of the dense model on the same windows.
@@ -59,7 +63,7 @@ def model_row(
         name=name,
         architecture=architecture,
         cost=cost,
-        parameter_reduction=1 - cost.decoder_parameters / shape.decoder_parameters,
+        parameter_reduction=1 - cost.decoder_parameters / dense_parameters,
         perplexity=perplexity(scores.loss, protocol, sequence_length, seed, confidence),
         kl=float(scores.kl.mean()),
         groups={

@@ -58,6 +58,7 @@ class SearchTask:
         num_measurements: How many may be made in all, of both kinds.
         num_rounds, initial_share, reconstructed_share, predictor, sensitivity_share, acquisition, least_improvement,
             shrinks, second_opinion: Of the predictor's search (`search_rounds`); the configuration says what they are.
+        dense_parameters: Decoder parameters of the model that was given; those of the space's shape if not given.
         heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
         end_round: Called after each round of it.
         objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
@@ -80,6 +81,7 @@ class SearchTask:
     least_improvement: float = 0.0
     shrinks: bool = False
     second_opinion: bool = False
+    dense_parameters: int | None = None
     heuristics: Mapping[str, Architecture] = field(default_factory=dict)
     objectives: Objectives = field(default_factory=Objectives)
 
@@ -93,7 +95,8 @@ class SearchTask:
             architecture=self.space.architecture(levels),
             origin=origin,
             round=round_number,
-            parameter_reduction=1 - self.space.decoder_parameters(levels) / self.space.shape.decoder_parameters,
+            parameter_reduction=1
+            - self.space.decoder_parameters(levels) / (self.dense_parameters or self.space.shape.decoder_parameters),
         )
 
 

@@ -160,8 +160,9 @@ def build_run_bank(
 def uniform_baselines(run: Run) -> list[Architecture]:
     """Give the baseline's architectures; they have no reconstruction, and so no new biases.
 
-    A run that is free in size has none: its size is known when the statistics that the baseline needs are gone.
+    A run that is free in size has none: its size is known when the statistics that the baseline needs are gone. Nor has
+    one that narrows the hidden size, whose statistics are of another model.
     """
     inputs = run.inputs
-    wanted = run.config.baselines.uniform and run.config.budget.max_drop is None
+    wanted = run.config.baselines.uniform and run.config.budget.max_drop is None and inputs.narrowed is None
     return uniform_architectures(inputs.dense.shape, inputs.budget) if wanted else []

@@ -33,9 +33,9 @@ def evaluation_sets(run: Run) -> EvaluationSets:
     tokens = run.inputs.sets[Role.EVALUATION].expect(Role.EVALUATION)
     groups = group_references(run, Role.EVALUATION)
     return EvaluationSets(
-        DenseReference(run.inputs.walk, tokens, run.batch_windows),
+        DenseReference(run.inputs.original_walk, tokens, run.batch_windows),
         groups,
-        group_losses(run, run.inputs.dense.model, groups),
+        group_losses(run, run.inputs.original.model, groups),
     )
 
 
@@ -43,7 +43,7 @@ def evaluate_stage(
     run: Run, pruned: PreTrainedModel, choice: Choice, uniform_bank: WeightBank | None
 ) -> tuple[ModelRow, ...]:
     """Give one row per model; the result's is the last."""
-    dense = run.inputs.dense
+    dense = run.inputs.original
     uniform = dict(zip(("uniform", "uniform-wide"), uniform_baselines(run), strict=False))
     spent = {row.name: row.seconds for row in run.store.stages()}
     rows: list[ModelRow] = []
@@ -103,6 +103,7 @@ def _row(
         name,
         shape,
         architecture,
+        run.inputs.original.shape.decoder_parameters,
         score(sets.reference),
         seconds,
         config.data.sequence_length,

@@ -106,7 +106,7 @@ def write_llama_cpp(
 
 def _write_card(run: Run, folder: Path, form: LoadableForm, choice: Choice, rows: tuple[ModelRow, ...]) -> None:
     public = without_folders(run.config)
-    uses = budget_uses(run.inputs.budget, run.inputs.shape, choice.architecture)
+    uses = budget_uses(run.inputs.budget, run.inputs.shape, choice.architecture, run.inputs.original.shape)
     card = model_card(public.model.name, form, rows, choice, run.export_dtype, to_yaml(public), uses)
     (folder / "README.md").write_text(card)
 

@@ -20,6 +20,7 @@ from secateur.space.candidate import Measurement
 from secateur.stages.calibrate import calibrate_stage
 from secateur.stages.evaluate import evaluated, evaluation_sets
 from secateur.stages.export import exported_note, write_export
+from secateur.stages.hidden import hidden_stage
 from secateur.stages.prune import cut_best
 from secateur.stages.run import Run
 
@@ -76,7 +77,7 @@ def finished_run(root: Path, listener: Listener = silent) -> Iterator[Run]:
         known = store.stage("load")
         assert known is not None, "a finished run has been loaded"
         check_unchanged(root, known.payload, inputs.fingerprints)
-        yield Run(config, inputs, folder, store, listener)
+        yield hidden_stage(Run(config, inputs, folder, store, listener))
 
 
 def cut_point(run: Run, bank: WeightBank, front: Front, point: FrontPoint) -> tuple[PreTrainedModel, Choice]:

@@ -19,7 +19,7 @@ References = Mapping[str, DenseReference]
 def group_references(run: Run, role: Role) -> dict[str, DenseReference]:
     """Give a reference per group, on its windows of a role."""
     return {
-        name: DenseReference(run.inputs.walk, sets[role].expect(role), run.batch_windows)
+        name: DenseReference(run.inputs.original_walk, sets[role].expect(role), run.batch_windows)
         for name, sets in run.inputs.groups.items()
     }
 
@@ -49,4 +49,4 @@ def wanted_objectives(run: Run, references: References) -> Objectives:
     choose = search.choose
     if choose == "auto":
         choose = "best_quality" if len(names) == 1 else "least_disparity" if references else "knee"
-    return Objectives(names, group_losses(run, run.inputs.dense.model, references), choose, search.within)
+    return Objectives(names, group_losses(run, run.inputs.original.model, references), choose, search.within)

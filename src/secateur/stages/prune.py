@@ -152,7 +152,7 @@ def _with_gains(
     """Scale the outputs of the contender's modules to match the dense model, unless the selection set says no."""
     inputs, model = run.inputs, contender.model
     walk = DecoderWalk(model, inputs.dense.family, source=inputs.walk)
-    gains = match_gains(inputs.walk, walk, contender.measurement.architecture, streams.batches, clock.advance)
+    gains = match_gains(inputs.original_walk, walk, contender.measurement.architecture, streams.batches, clock.advance)
     take_back = scaled_by(gains, run.inputs.dense.family)
     kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())
     if kl < contender.kl:

@@ -32,14 +32,23 @@ class Run:
     def selection_reference(self) -> DenseReference:
         """The dense model on the selection set: what every candidate and every model that is made is held to."""
         selection = self.inputs.sets[Role.SELECTION].expect(Role.SELECTION)
-        return DenseReference(self.inputs.walk, selection, self.batch_windows)
+        return DenseReference(self.inputs.original_walk, selection, self.batch_windows)
 
     @cached_property
     def calibration_streams(self) -> DenseStreams:
         """The dense model on the whole calibration set, shared by all models that are made."""
-        calibration, evaluation = self.inputs.sets[Role.CALIBRATION], self.config.evaluation
+        return self.dense_streams(self.inputs.sets[Role.CALIBRATION].num_tokens)
+
+    def dense_streams(self, max_tokens: int) -> DenseStreams:
+        """Give what sequential reconstruction aims at, on at most so many calibration tokens."""
+        inputs, evaluation = self.inputs, self.config.evaluation
         return DenseStreams(
-            self.inputs.walk, calibration, evaluation.batch_tokens, calibration.num_tokens, evaluation.cache_bytes
+            inputs.original_walk,
+            inputs.sets[Role.CALIBRATION],
+            evaluation.batch_tokens,
+            max_tokens,
+            evaluation.cache_bytes,
+            inputs.channels,
         )
 
     @property

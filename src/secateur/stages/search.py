@@ -87,6 +87,7 @@ def search_task(run: Run, space: SearchSpace, bank: WeightBank, measure: Measure
         least_improvement=search.least_improvement,
         shrinks=search.shrink,
         second_opinion=search.second_opinion,
+        dense_parameters=run.inputs.original.shape.decoder_parameters,
         seed=run.config.seed,
         end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),
     )
@@ -122,13 +123,7 @@ def _reconstructing(
 
 def candidate_streams(run: Run) -> DenseStreams:
     """Give the part of the calibration set on which candidates are reconstructed."""
-    return DenseStreams(
-        run.inputs.walk,
-        run.inputs.sets[Role.CALIBRATION],
-        run.config.evaluation.batch_tokens,
-        run.config.search.reconstructed_tokens,
-        run.config.evaluation.cache_bytes,
-    )
+    return run.dense_streams(run.config.search.reconstructed_tokens)
 
 
 def _run_method(run: Run, task: SearchTask) -> Found:
@@ -210,6 +205,7 @@ def selection_protocol(run: Run, reconstructed_on: int = 0) -> Protocol:
                 run.bank_reconstruction,
                 pruning.ridge,
                 pruning.sequential_ridge if reconstructed_on else None,
+                run.inputs.channels.tolist() if run.inputs.channels is not None else None,
             ]
         ),
     )

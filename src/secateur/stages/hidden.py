@@ -23,6 +23,9 @@ from secateur.stages.prune import reconstructed
 from secateur.stages.run import Run
 from secateur.stages.search import search_task
 
+# A size's dense model has so many times the budget's parameters at least: where nothing is left to cut nothing is left
+# to search.
+ROOM = 1.05
 # Of every size: architectures measured by slices, and how many of the best after reconstruction.
 TRIED, RECONSTRUCTED = 8, 2
 
@@ -59,13 +62,13 @@ def hidden_record(run: Run) -> HiddenRecord | None:
 
 
 def hidden_sizes(run: Run) -> list[int]:
-    """Give the sizes to try, from the dense one to half of it, as long as the model has the budget's parameters."""
+    """Give the sizes to try, from the dense one to half of it, as long as the model has room above the budget."""
     dense, levels = run.inputs.dense, run.config.space.hidden_levels
     whole = dense.shape.hidden_size
     multiple = hardware_multiple(whole, GPU_MULTIPLE)
     wanted = Budget.from_config(dense.shape, run.config.budget)
     parameters = [limit.ceiling for limit in wanted.limits if limit.cost.name == "decoder_parameters"]
-    least = max(parameters, default=0)
+    least = ROOM * max(parameters, default=0)
     enough = [
         size
         for size in range(multiple, whole, multiple)

@@ -2,16 +2,18 @@
 #   make demo    prune the embedded model and print what it cost
 #   make test    pass the tests
 # `make check` holds lint, types and the import order; `make bench` measures against the baseline on the shared model;
-# `make families` writes the README's table of families, `make test-oldest` tests with the oldest transformers.
+# `make families` writes the README's table of families, `make test-oldest` tests with the oldest transformers,
+# `make test-llama-cpp` builds llama.cpp (minutes to half an hour, once) and has it run exported files.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 OLDEST := .venv-oldest
+LLAMA_CPP := .venv-llama-cpp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test families test-oldest test-all check format bench clean
+.PHONY: help demo test families test-oldest test-llama-cpp test-all check format bench clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -41,6 +43,10 @@ test-oldest: $(READY)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[dev]' transformers==5.14.0
 	$(OLDEST)/bin/pytest -q -n 2 tests/contracts/test_family_contract.py tests/equivalence
 
+# The test builds what is not in the folder yet.
+test-llama-cpp: $(READY)
+	LLAMA_CPP_VENV=$(LLAMA_CPP) $(BIN)/pytest -q tests/crosscheck/test_llama_cpp.py
+
 test-all: $(READY)
 	$(BIN)/pytest -q
 
@@ -58,4 +64,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/against_uniform.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs build dist
+	rm -rf $(VENV) $(OLDEST) $(LLAMA_CPP) runs build dist

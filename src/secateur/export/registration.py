@@ -1,10 +1,12 @@
 """Make transformers know exported per-layer models, so that `import secateur` stands for `trust_remote_code=True`.
 
 Nothing heavy is imported here: registering waits until transformers' auto classes are imported, and a family's classes
-until a checkpoint of it is loaded.
+until a checkpoint of it is loaded. A family's modelling file is the importable module
+`secateur.export.secateur_<family>.modeling_secateur`, so that its configs can be pickled to other processes.
 """
 
 import atexit
+import importlib
 import importlib.util
 import shutil
 import sys
@@ -17,10 +19,13 @@ from types import ModuleType
 from typing import Any
 
 AUTO_CONFIG = "transformers.models.auto.configuration_auto"
+PACKAGE = __name__.rpartition(".")[0]
 
 
 def register_with_transformers() -> None:
     """Register the families now, or as soon as transformers' auto classes are imported."""
+    if not any(isinstance(finder, _FamilyPackages) for finder in sys.meta_path):
+        sys.meta_path.append(_FamilyPackages())
     if AUTO_CONFIG in sys.modules:
         _register()
     elif not any(isinstance(finder, _AfterAutoConfig) for finder in sys.meta_path):
@@ -39,26 +44,14 @@ class DeferredConfig:
 
 
 def define_classes(model_type: str) -> Any:
-    """Run the modelling file of a family and register what it defines; give its config class.
-
-    The file lies on disk while the process runs, because `save_pretrained` puts a copy beside the weights.
-    """
+    """Import the modelling file of a family and register what it defines; give its config class."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from secateur.export.modeling_file import MODULE, config_class_name, model_class_name, modeling_file
+    from secateur.export.modeling_file import MODULE, config_class_name, model_class_name
     from secateur.model.families import find_family
 
     family = find_family(model_type.removeprefix("secateur_"))
-    folder = tempfile.mkdtemp(prefix="secateur-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder) / f"{MODULE}.py"
-    path.write_text(modeling_file(family))
-    name = f"{__name__}.{family.model_type}.{MODULE}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, "a file that was just written"
-    assert spec.loader is not None, "a Python file has a loader"
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module(f"{PACKAGE}.{model_type}.{MODULE}")
     config_class = getattr(module, config_class_name(family))
     model_class = getattr(module, model_class_name(family))
     AutoConfig.register(model_type, config_class, exist_ok=True)
@@ -76,6 +69,33 @@ def _register() -> None:
         name = f"secateur_{family}"
         if name not in mapping:
             mapping.register(name, type("DeferredConfig", (DeferredConfig,), {"model_type": name}))
+
+
+class _FamilyPackages(MetaPathFinder):
+    """Finds `secateur.export.secateur_<family>`, a package of the family's modelling file alone.
+
+    The file lies on disk while the process runs, because `save_pretrained` puts a copy beside the weights.
+    """
+
+    def find_spec(
+        self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        prefix = f"{PACKAGE}.secateur_"
+        if not fullname.startswith(prefix):
+            return None
+        from secateur.export.modeling_file import MODULE, modeling_file
+        from secateur.model.families import FAMILIES
+
+        family, _, module = fullname.removeprefix(prefix).partition(".")
+        if family not in FAMILIES or module not in ("", MODULE):
+            return None
+        if not module:
+            return ModuleSpec(fullname, None, is_package=True)
+        folder = tempfile.mkdtemp(prefix="secateur-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder) / f"{MODULE}.py"
+        path.write_text(modeling_file(FAMILIES[family]))
+        return importlib.util.spec_from_file_location(fullname, path)
 
 
 class _AfterAutoConfig(MetaPathFinder):

@@ -86,6 +86,9 @@ class SpaceConfig(Record):
     tensor_parallel: int = Field(1, ge=1, description="devices that heads and FFN widths can be divided among")
     protect_first: int = Field(0, ge=0, description="layers at the start that stay dense")
     protect_last: int = Field(0, ge=0, description="layers at the end that stay dense")
+    experts: Literal["widths", "whole"] = Field(
+        "widths", description="of a mixture: cut all experts of a layer to one width, or cut whole experts"
+    )
 
 
 class EvaluationConfig(Record):

@@ -5,16 +5,18 @@ expert for a token, zero where the token does not go there,
 
     mixture(x) = W_down (r(x) * act(W_gate x) * W_up x) + what stands beside it (a shared expert)
 
-is the same function with ordinary `nn.Linear`s. It computes every expert for every token: experts / experts per token
-times the work of the stock module, which is what is exported and timed.
+is the same function with ordinary `nn.Linear`s. Who wants to see what goes into `W_down` asks for `every_expert`, which
+computes all of them for every token: experts / experts per token times the work. Otherwise a token's own are computed.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -85,6 +87,7 @@ class Mixture(nn.Module):
         self.act_fn: Any = experts.act_fn
         self.experts_per_token = int(router.top_k)
         self.normalized = normalized
+        self.computes_every_expert = False
         self._names = names
         for name in filter(None, (names.shared, names.shared_gate)):
             self.add_module(name, stock.get_submodule(name))
@@ -96,10 +99,27 @@ class Mixture(nn.Module):
         return ExpertLayout.of(self._weights(), whole=self._names.whole)
 
     def forward(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        routed = self._every_expert if self.computes_every_expert else self._chosen_experts
+        return routed(hidden_states) + self.beside(hidden_states)
+
+    def _every_expert(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
         inner = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
         layout = self.layout
-        routed = layout.split(inner, -1) * self.routing(hidden_states).unsqueeze(-1)
-        return self.down_proj(layout.join(routed, routed.ndim - 2)) + self.beside(hidden_states)
+        weighted = layout.split(inner, -1) * self.routing(hidden_states).unsqueeze(-1)
+        output: Tensor = self.down_proj(layout.join(weighted, weighted.ndim - 2))
+        return output
+
+    def _chosen_experts(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
+        layout, rows = self.layout, hidden_states.flatten(0, -2)
+        gates, ups = (layout.split(part.weight).unbind(0) for part in (self.gate_proj, self.up_proj))
+        downs = layout.split(self.down_proj.weight, 1).unbind(1)
+        output = torch.zeros_like(rows)
+        for gate, up, down, weight in zip(gates, ups, downs, self.routing(rows).unbind(1), strict=True):
+            tokens = weight.nonzero().flatten()
+            own = rows[tokens]
+            inner = self.act_fn(F.linear(own, gate)) * F.linear(own, up) * weight[tokens].unsqueeze(1)
+            output = output.index_add(0, tokens, F.linear(inner, down))
+        return output.view_as(hidden_states)
 
     def routing(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch experts"]:
         """Give every expert's weight for every token: zero where the token does not go."""
@@ -143,6 +163,19 @@ def stock_weights(weights: Mapping[str, Tensor], layout: ExpertLayout) -> dict[s
     into = torch.cat([layout.split(weights["gate"]), layout.split(weights["up"])], dim=1)
     out = layout.split(weights["down"], 1).transpose(0, 1)
     return {"gate_up_proj": into.contiguous(), "down_proj": out.contiguous(), "router": weights["router"]}
+
+
+@contextmanager
+def every_expert(model: nn.Module) -> Iterator[None]:
+    """Let the mixtures of a model compute every expert for every token, so that their projections are run."""
+    mixtures = [module for module in model.modules() if isinstance(module, Mixture)]
+    try:
+        for mixture in mixtures:
+            mixture.computes_every_expert = True
+        yield
+    finally:
+        for mixture in mixtures:
+            mixture.computes_every_expert = False
 
 
 def layout_of(module: nn.Module) -> ExpertLayout | None:

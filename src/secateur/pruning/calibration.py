@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
-from secateur.model.mixture import ExpertLayout
+from secateur.model.mixture import ExpertLayout, every_expert
 from secateur.model.shape import decoder_layers, group_tensors, module_of, projection_out
 from secateur.pruning.importance import fisher_scores, taylor_scores, taylor_vector_scores
 from secateur.pruning.mixture_statistics import MixtureStatistics, add_to_gram, zero_gram
@@ -136,7 +136,7 @@ def calibrate(
         gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
         squares=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights] if fisher else [],
     )
-    with _inputs_and_outputs(outputs) as seen, _differentiable(weights):
+    with every_expert(dense.model), _inputs_and_outputs(outputs) as seen, _differentiable(weights):
         size = max(1, batch_tokens // tokens.shape[1])
         for start in range(sums.windows, len(tokens), size):
             batch = tokens[start : start + size]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
-from secateur.model.mixture import ROUTER, ExpertLayout, Mixture, layout_of
+from secateur.model.mixture import ROUTER, ExpertLayout, Mixture, every_expert, layout_of
 from secateur.model.shape import BlockKind, block_names, decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.final_norm import match_final_norm
@@ -113,7 +113,8 @@ def reconstruct_in_sequence(
             normed = [pruned_walk.normed_input(layer, kind, state) for state in pruned_stream]
             wanted = [walk.normed_input(layer, kind, state) for state in dense_before]
             _correct_inputs(into_groups, normed, wanted, ridge)
-            inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
+            with every_expert(module):
+                inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
             beside = [module.beside(x) if isinstance(module, Mixture) else 0.0 for x in normed]
             after = [walk.stream(state) for state in dense_stream]
             given = [F.linear(x, output.weight, output.bias) + b for x, b in zip(inputs, beside, strict=True)]

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import ModelError
 from secateur.model.families import FAMILIES, with_experts
-from secateur.model.mixture import ExpertLayout
+from secateur.model.mixture import ExpertLayout, every_expert
 from secateur.model.separate import joined_state, separate
 
 MIXTURES = [name for name, family in FAMILIES.items() if family.mlp.experts is not None]
@@ -31,6 +32,9 @@ def test_it_gives_what_the_stock_module_gives(both):
     expected = stock.model.layers[1].mlp(hidden)
     mixture = rewritten.model.layers[1].mlp
     torch.testing.assert_close(mixture(hidden), expected, atol=1e-5, rtol=1e-4)
+    with every_expert(rewritten):
+        torch.testing.assert_close(mixture(hidden), expected, atol=1e-5, rtol=1e-4)
+    assert not mixture.computes_every_expert
     torch.testing.assert_close(mixture.stock()(hidden), expected, atol=0, rtol=0)
 
 
@@ -68,17 +72,19 @@ def test_with_fewer_experts_the_router_chooses_among_those(make_dense):
         stock.gate.weight.data, stock.gate.top_k = stock.gate.weight[:kept], min(2, kept)
         stock.experts.config._experts_implementation = "eager"
         torch.testing.assert_close(found, stock(hidden[None])[0], atol=1e-5, rtol=1e-4)
-        assert ((functional_call(_Routing(mixture), {"mixture.router.weight": weights["router.weight"]}, (hidden,)) > 0)
-                .sum(-1) == min(2, kept)).all()  # fmt: skip
 
 
-class _Routing(torch.nn.Module):
-    def __init__(self, mixture):
-        super().__init__()
-        self.mixture = mixture
 
-    def forward(self, hidden):
-        return self.mixture.routing(hidden)
+@torch.no_grad()
+def test_only_the_experts_that_a_token_goes_to_are_computed(make_dense):
+    mixture, hidden = make_dense("qwen3_moe").model.model.layers[0].mlp, torch.randn(5, 32)
+    assert ((mixture.routing(hidden) > 0).sum(-1) == 2).all()
+    with FlopCounterMode(display=False) as chosen:
+        mixture(hidden)
+    with FlopCounterMode(display=False) as every, every_expert(mixture):
+        mixture(hidden)
+    router = 2 * 5 * 6 * 32
+    assert every.get_total_flops() - router == 3 * (chosen.get_total_flops() - router)
 
 
 def test_a_family_without_experts_has_none_to_cut_whole():

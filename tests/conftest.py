@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # Libraries read these when they are imported; the second keeps exported modelling files out of the user's cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,13 +26,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur.data import Role, TokenSet
-from secateur.model.families import find_family
+from secateur.model.families import find_family, with_experts
 from secateur.model.loading import DenseModel
 from secateur.model.separate import separate
 from secateur.model.shape import read_shape
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank, build_bank
-from secateur.pruning.calibration import ModuleStatistics, calibrate
+from secateur.pruning.calibration import Statistics, calibrate
 from secateur.space.architecture import Architecture
 from secateur.space.search_space import SearchSpace
 
@@ -42,6 +42,7 @@ KV_HEADS = 4
 FFN_WIDTH = 48
 WIDTHS = ((0, 1, 2, 3, 4), (0, 8, 16, 24, 32, 40, 48)) * NUM_LAYERS
 
+MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": FFN_WIDTH}
 # What a tiny model of a family is given besides: sizes under other names, and what its config would refuse.
 FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
@@ -49,6 +50,10 @@ FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": FFN_WIDTH},
     "phi3": {"pad_token_id": 2},
     "smollm3": {"pad_token_id": 2},
+    # Six experts of which a token goes to two; a shared one is narrower.
+    "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2},
+    "qwen2_moe": MIXTURE | {"shared_expert_intermediate_size": 24},
+    "qwen3_moe": MIXTURE | {"norm_topk_prob": True},
 }
 ARCHITECTURES = {
     "dense": (4, 48, 4, 48, 4, 48),
@@ -84,7 +89,7 @@ class Prepared:
     walk: DecoderWalk
     calibration: TokenSet
     selection: TokenSet
-    statistics: list[ModuleStatistics]
+    statistics: list[Statistics]
     bank: WeightBank
     space: SearchSpace
 
@@ -141,9 +146,11 @@ def build_model(
     return model.eval().requires_grad_(False)
 
 
-def build_dense(*args: Any, stored_dtype: str = "float32", **kwargs: Any) -> DenseModel:
+def build_dense(
+    *args: Any, stored_dtype: str = "float32", experts: Literal["widths", "whole"] = "widths", **kwargs: Any
+) -> DenseModel:
     model = build_model(*args, **kwargs)
-    family = find_family(model.config.model_type)
+    family = with_experts(find_family(model.config.model_type), experts)
     separate(model, family)
     return DenseModel("tiny", model, build_tokenizer(), family, read_shape(model, family), stored_dtype)
 
@@ -160,9 +167,11 @@ def prepare_dense(
     tied: bool = False,
     reconstruction: str = "least_squares",
     window: int | None = None,
+    experts: Literal["widths", "whole"] = "widths",
 ) -> Prepared:
     overrides: dict[str, Any] = {} if window is None else {"sliding_window": window}
-    dense = build_dense(family, queries_per_group, tied, **overrides)
+    dense = build_dense(family, queries_per_group, tied, experts=experts, **overrides)
+    widths = WIDTHS if experts == "widths" else (WIDTHS[0], tuple(range(dense.shape.ffn_width + 1))) * NUM_LAYERS
     calibration = build_tokens(Role.CALIBRATION, num_windows=16)
     statistics = calibrate(dense, calibration, batch_tokens=96, seed=0, fisher=True)
     shape = dense.shape.with_output_bias() if reconstruction == "bias" else dense.shape
@@ -172,8 +181,8 @@ def prepare_dense(
         calibration=calibration,
         selection=build_tokens(Role.SELECTION),
         statistics=statistics,
-        bank=build_bank(dense, statistics, WIDTHS, reconstruction=reconstruction),
-        space=SearchSpace(shape=shape, options=WIDTHS),
+        bank=build_bank(dense, statistics, widths, reconstruction=reconstruction),
+        space=SearchSpace(shape=shape, options=widths),
     )
 
 

@@ -36,7 +36,7 @@ from secateur.evaluation.perplexity import Perplexity, perplexity, window_losses
 from secateur.evaluation.stitched import score_model
 from secateur.inputs import Inputs, check_unchanged, define_limits, load_inputs, load_paper_targets
 from secateur.pruning.bank import WeightBank
-from secateur.pruning.calibration import ModuleStatistics, calibrate
+from secateur.pruning.calibration import Statistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER
 from secateur.report.comparison import Cell, Comparison, comparison_markdown
 from secateur.report.comparison_plot import draw_comparison
@@ -66,7 +66,7 @@ class Bench:
     texts: dict[str, TokenSet]
     reference: DenseReference
     listener: Listener
-    statistics: list[ModuleStatistics] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
     banks: "OrderedDict[object, WeightBank]" = field(default_factory=OrderedDict)
 
     @property

@@ -87,6 +87,9 @@ class SpaceConfig(Record):
     hidden_levels: int = Field(4, ge=2, description="hidden sizes that are tried, the dense one among them")
     protect_first: int = Field(0, ge=0, description="layers at the start that stay dense")
     protect_last: int = Field(0, ge=0, description="layers at the end that stay dense")
+    experts: Literal["widths", "whole"] = Field(
+        "widths", description="of a mixture: cut all experts of a layer to one width, or cut whole experts"
+    )
 
 
 class EvaluationConfig(Record):

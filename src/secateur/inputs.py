@@ -194,7 +194,9 @@ def load_inputs(
         data.text_field,
     )
     group_documents = assign_group_documents(data.groups, documents, data.text_field)
-    dense = load_dense(name, model.device, model.dtype, model.revision, model.trust_remote_code)
+    dense = load_dense(
+        name, model.device, model.dtype, model.revision, model.trust_remote_code, experts=config.space.experts
+    )
     if config.space.hidden:
         check_hidden(dense.family)
     check_target(dense, config.export.target, output_bias=config.pruning.reconstruction == "bias")

@@ -142,6 +142,7 @@ def report_stage(
         latency=run.inputs.latency,
         stages={row.name: row.seconds for row in run.store.stages()},
         export=export,
+        whole_experts=run.inputs.dense.shape.whole_experts,
     )
     with written_whole(run.folder.report) as path:
         path.write_text(report.model_dump_json(indent=2) + "\n")

@@ -83,7 +83,9 @@ def uniform_space_of(config: RunConfig, dense: DenseModel, costs: Mapping[str, M
 
 
 def width_multiple(config: RunConfig, shape: DenseShape) -> int:
-    """Give what FFN widths are multiples of: as asked, or as who loads the export likes it."""
+    """Give what FFN widths are multiples of: as asked, or as who loads the export likes it; of experts, any number."""
+    if shape.whole_experts:
+        return config.space.multiple_of or 1
     largest = K_QUANTS_MULTIPLE if config.export.target == "gguf" else GPU_MULTIPLE
     return config.space.multiple_of or hardware_multiple(shape.ffn_width, largest)
 

@@ -28,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    family = parameters.get("family") or parameters.get("prepared", ("",))[0]
+    family = parameters.get("family") or parameters.get("prepared", ("",))
+    family = family if isinstance(family, str) else family[0]
     column = COLUMNS.get(getattr(getattr(item, "cls", None), "__name__", ""))
     if family in FAMILIES and column and report.when == "call":
         report.user_properties.append(("cell", (family, column)))

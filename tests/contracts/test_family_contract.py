@@ -10,6 +10,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -18,6 +19,7 @@ from secateur.evaluation.stitched import StitchedModel, score_model
 from secateur.export.checkpoint import express, save_checkpoint
 from secateur.export.padding import pad, padded_architecture
 from secateur.model.families import FAMILIES
+from secateur.model.mixture import Mixture
 from secateur.model.separate import separate
 from secateur.model.shape import block_names, cut_norms, decoder_layers, group_tensors, module_of
 from secateur.model.walk import DecoderWalk
@@ -42,34 +44,67 @@ WINDOWS = {"mistral": 5, "gemma2": 5, "gemma3_text": 5}
 # Query heads per KV head, and whether the embeddings are tied.
 VARIANTS = ((1, False), (2, True), (4, False), (8, True))
 MULTI_HEAD_VARIANTS = ((1, False), (1, True))
+MIXTURES = [name for name, family in FAMILIES.items() if family.mlp.experts is not None]
+# A family, and what is cut of its experts where it has some.
+BY_WIDTH = [(name, "widths") for name in FAMILIES]
+WHOLE = [(name, "whole") for name in MIXTURES]
 
 
-def variants() -> Iterator[tuple[str, int, bool]]:
-    for name, family in FAMILIES.items():
-        for ratio, tied in MULTI_HEAD_VARIANTS if family.stock_heads == "dense" else VARIANTS:
-            yield name, ratio, tied
+def variants(families: list[tuple[str, str]]) -> Iterator[tuple[str, str, int, bool]]:
+    for name, experts in families:
+        for ratio, tied in MULTI_HEAD_VARIANTS if FAMILIES[name].stock_heads == "dense" else VARIANTS:
+            yield name, experts, ratio, tied
 
 
-def name_of(variant: tuple[str, int, bool]) -> str:
-    family, ratio, tied = variant
-    return f"{family}-gqa{ratio}-{'tied' if tied else 'untied'}"
+def name_of(variant: tuple) -> str:
+    family, experts, *heads = variant
+    name = f"{family}-whole-experts" if experts == "whole" else family
+    return f"{name}-gqa{heads[0]}-{'tied' if heads[1] else 'untied'}" if heads else name
 
 
-@pytest.fixture(scope="module", params=variants(), ids=name_of)
+@pytest.fixture(scope="module", params=list(variants([*BY_WIDTH, *WHOLE])), ids=name_of)
 def prepared(request, prepare):
-    family, ratio, tied = request.param
-    return prepare(family, ratio, tied, window=WINDOWS.get(family))
+    family, experts, ratio, tied = request.param
+    return prepare(family, ratio, tied, window=WINDOWS.get(family), experts=experts)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*BY_WIDTH, *WHOLE], ids=name_of)
 def family(request, prepare):
     """One variant of every family, for what depends on neither ratio nor tie."""
-    return prepare(request.param, *VARIANTS[0], window=WINDOWS.get(request.param))
+    family, experts = request.param
+    return prepare(family, *VARIANTS[0], window=WINDOWS.get(family), experts=experts)
+
+
+def sized(architecture: Architecture, prepared) -> Architecture:
+    """Keep as much of an MLP whose groups are fewer: one expert of six for eight channels of 48."""
+    groups = prepared.dense.shape.ffn_width
+    widths = ((heads, width * groups // 48) for heads, width in zip(*[iter(architecture.widths)] * 2, strict=True))
+    return Architecture.from_widths(tuple(width for pair in widths for width in pair))
+
+
+@pytest.fixture
+def architecture(request, prepared) -> Architecture:
+    return sized(request.param, prepared)
 
 
 @torch.no_grad()
 def logits_of(model, tokens) -> Tensor:
     return model(input_ids=tokens, use_cache=False).logits
+
+
+def flops_of(layers: nn.ModuleList) -> int:
+    """Count two per entry of a matrix; of a mixture what transformers' own module does for one token."""
+    mixtures = [module for module in layers.modules() if isinstance(module, Mixture)]
+    inside = {part for mixture in mixtures for part in mixture.modules()}
+    linear = [module for module in layers.modules() if isinstance(module, nn.Linear) and module not in inside]
+    flops = 2 * sum(module.weight.numel() for module in linear)
+    for mixture in mixtures:
+        stock = mixture.stock()
+        stock.experts.config._experts_implementation = "eager"
+        with FlopCounterMode(display=False) as counter:
+            stock(torch.randn(1, 1, 32))
+        flops += counter.get_total_flops()
+    return flops
 
 
 def assert_alike(found: Tensor, expected: Tensor) -> None:
@@ -123,15 +158,18 @@ class TestPrunes:
                     assert module.get_submodule(name).weight.shape == (8,)
 
     def test_every_norm_inside_a_block_has_its_place_in_the_table(self, family):
-        """One that is named nowhere would keep its size when heads go."""
+        """One that is named nowhere would keep its size when heads go. Of a mixture, router and shared expert do."""
         entry = family.dense.family
         for index in (0, 1):
             layer, kind = decoder_layers(family.dense.model, entry)[0], module_of(index)[1]
             names = block_names(entry, kind)
             named = {*group_tensors(layer, entry, kind), *cut_norms(layer, entry, kind)}
             named |= set(getattr(names, "head_norms", ()))
+            experts = getattr(names, "experts", None)
+            stays = ("router", experts.shared, experts.shared_gate) if experts else ()
             module = layer.get_submodule(names.module)
-            assert {name.rpartition(".")[0] for name, _ in module.named_parameters()} == named
+            found = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
+            assert {name for name in found if name.split(".")[0] not in stays} == named - {*stays}
 
     def test_separating_projections_changes_nothing_that_is_computed(self, family, make_model):
         entry = family.dense.family
@@ -142,7 +180,7 @@ class TestPrunes:
         assert_alike(logits_of(separated, tokens), logits_of(model, tokens))
         assert sum(p.numel() for p in separated.parameters()) == sum(p.numel() for p in model.parameters())
 
-    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER)
+    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER, indirect=True)
     def test_slices_give_the_logits_of_the_pruned_model(self, prepared, architecture):
         pruned = prune(prepared.dense, prepared.bank, architecture)
         tokens, walk, widths = prepared.selection.tokens, prepared.walk, architecture.widths
@@ -162,7 +200,7 @@ class TestPrunes:
         tokens = prepared.selection.tokens
         assert_alike(logits_of(whole, tokens), logits_of(prepared.dense.model, tokens))
 
-    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER)
+    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER, indirect=True)
     def test_cost_is_what_the_pruned_model_has(self, prepared, architecture):
         entry = prepared.dense.family
         pruned = prune(prepared.dense, prepared.bank, architecture)
@@ -171,20 +209,21 @@ class TestPrunes:
         assert cost.decoder_parameters == sum(p.numel() for p in layers.parameters())
         assert cost.total_parameters == sum(p.numel() for p in pruned.parameters())
         linear = [module for module in layers.modules() if isinstance(module, nn.Linear)]
-        assert cost.flops_per_token == 2 * sum(module.weight.numel() for module in linear)
+        assert cost.flops_per_token == flops_of(layers)
         assert all(module.weight.shape == (module.out_features, module.in_features) for module in linear)
 
     def test_a_cache_holds_the_bytes_that_are_counted(self, prepared):
-        pruned = prune(prepared.dense, prepared.bank, NARROW)
+        narrow = sized(NARROW, prepared)
+        pruned = prune(prepared.dense, prepared.bank, narrow)
         tokens = prepared.selection.tokens
         cache = pruned(input_ids=tokens, use_cache=True).past_key_values
         held = sum(layer.keys.shape[1] * layer.keys.shape[3] * 2 for layer in cache.layers)
         # Counted in float16.
-        assert cost_of(prepared.dense.shape, NARROW).kv_cache_bytes_per_token == 2 * held
+        assert cost_of(prepared.dense.shape, narrow).kv_cache_bytes_per_token == 2 * held
 
     def test_reconstruction_and_gains_bring_it_closer(self, family):
         """Both go through the same walk; of random weights little can be brought back, but some."""
-        entry, architecture = family.dense.family, NARROW
+        entry, architecture = family.dense.family, sized(NARROW, family)
         tokens = family.calibration
         reference = DenseReference(family.walk, tokens, batch_windows=4)
         streams = DenseStreams(family.walk, tokens, 96, tokens.num_tokens, 1 << 24)
@@ -199,7 +238,7 @@ class TestPrunes:
 
 
 class TestPerLayerExport:
-    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER)
+    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER, indirect=True)
     def test_a_stranger_loads_the_pruned_model(self, prepared, architecture, export):
         exported = export(prepared, architecture)
         assert exported.remote_code
@@ -216,14 +255,14 @@ class TestPerLayerExport:
         assert torch.equal(cached, uncached)
 
     def test_what_is_saved_again_is_the_same_model(self, family, export, tmp_path):
-        exported = export(family, GONE)
+        exported = export(family, sized(GONE, family))
         exported.loaded.save_pretrained(tmp_path / "again")
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32, trust_remote_code=True)
         tokens = family.selection.tokens
         assert_alike(logits_of(again.eval(), tokens), logits_of(exported.pruned, tokens))
 
     def test_lora_trains_and_merges(self, family, export):
-        exported = export(family, GONE)
+        exported = export(family, sized(GONE, family))
         entry, tokens = family.dense.family, family.selection.tokens
         blocks = (entry.attention, entry.mlp)
         leaves = {name.split(".")[0] for names in blocks for name in (*names.inputs, names.output)}
@@ -250,7 +289,9 @@ class TestPerLayerExport:
 
 
 class TestPaddedExport:
-    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER)
+    # Whole experts are refused: tests/unit/export/test_experts.py.
+    @pytest.mark.parametrize("prepared", list(variants(BY_WIDTH)), ids=name_of, indirect=True)
+    @pytest.mark.parametrize("architecture", PER_LAYER.values(), ids=PER_LAYER, indirect=True)
     def test_zeros_up_to_layers_alike_are_the_same_function_in_a_stock_model(self, prepared, architecture, tmp_path):
         pruned = prune(prepared.dense, prepared.bank, architecture)
         wider = padded_architecture(prepared.dense, architecture)
@@ -273,7 +314,7 @@ class TestUniformExport:
     def test_layers_alike_make_a_stock_model_where_the_family_can_hold_them(self, prepared, widths, export):
         """With a layer gone whole, as deep pruning leaves it."""
         entry = prepared.dense.family
-        exported = export(prepared, Architecture.from_widths((*widths, 0, 0, *widths)))
+        exported = export(prepared, sized(Architecture.from_widths((*widths, 0, 0, *widths)), prepared))
         tokens = prepared.selection.tokens
         assert_alike(logits_of(exported.loaded, tokens), logits_of(exported.pruned, tokens))
         fits = {

@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache
 
 from secateur.model.heads import set_heads
 from secateur.model.loading import DenseModel
+from secateur.model.mixture import Mixture
 from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_layers, group_tensors
 from secateur.model.walk import DecoderWalk
 from secateur.space.latency_table import LatencyTable, PhaseLatency
@@ -133,7 +134,8 @@ def narrowed(dense: DenseModel, kind: BlockKind, width: int) -> tuple[nn.Module,
     """Give norm and module of the first layer's block, the module cut to its first groups.
 
     Projections into the groups are views of the dense ones. The one out of them is copied, since rows of a view would
-    lie too far apart to be timed for those of a small model.
+    lie too far apart to be timed for those of a small model. A mixture is given as transformers' own module, which
+    computes only the experts that a token goes to.
     """
     layer = decoder_layers(dense.model, dense.family)[0]
     names = block_names(dense.family, kind)
@@ -149,13 +151,14 @@ def narrowed(dense: DenseModel, kind: BlockKind, width: int) -> tuple[nn.Module,
         if bias is not None and axis == 0:
             copied.bias = nn.Parameter(bias[:kept], requires_grad=False)
         copied.out_features, copied.in_features = weight.shape
-    for norm in cut_norms(layer, dense.family, kind):
-        for entry, parameter in list(module.get_submodule(norm).named_parameters()):
+    for name in cut_norms(layer, dense.family, kind):
+        for entry, parameter in list(module.get_submodule(name).named_parameters()):
             cut = parameter[: len(parameter) // num_groups * width]
-            setattr(module.get_submodule(norm), entry, nn.Parameter(cut, requires_grad=False))
+            setattr(module.get_submodule(name), entry, nn.Parameter(cut, requires_grad=False))
     if kind is BlockKind.ATTENTION:
         set_heads(module, dense.family, width, num_groups)
-    return layer.get_submodule(names.norm) if names.norm else nn.Identity(), module
+    norm = layer.get_submodule(names.norm) if names.norm else nn.Identity()
+    return norm, module.stock() if isinstance(module, Mixture) else module
 
 
 def _block_work(

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from secateur.export.form import ExportedForm
 from secateur.export.modeling_file import MODULE, config_class_name, model_class_name, modeling_file
@@ -58,6 +59,9 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True)
     state = {name: tensor.to(DTYPES[dtype]) for name, tensor in _renumbered_state(dense, pruned).items()}
+    if dense.family.mlp.experts is not None and not form.remote_code:
+        # As the hub has it, a tensor per expert, which is what others than transformers read.
+        state = {name: tensor.clone() for name, tensor in revert_weight_conversion(dense.model, state).items()}
     save_torch_state_dict(state, folder, max_shard_size=shard_size)
     (folder / "config.json").write_text(json.dumps(form.config, indent=2, sort_keys=True) + "\n")
     for name, text in form.files.items():
@@ -136,6 +140,9 @@ def _sizes(dense: DenseModel, layer: LayerShape) -> dict[str, int]:
             sizes["num_key_value_heads"] = layer.kv_heads
     if layer.ffn_width:
         sizes[dense.family.mlp.width] = layer.ffn_width
+        experts = dense.family.mlp.experts
+        if experts is not None and experts.whole:
+            sizes[experts.per_token] = min(getattr(dense.model.config, experts.per_token), layer.ffn_width)
     if dense.family.stock_heads != "dense":
         sizes["head_dim"] = dense.shape.head_dim
     return sizes
@@ -157,6 +164,8 @@ def _per_layer_form(dense: DenseModel, shape: DenseShape, kept: list[LayerShape]
         if biased := _blocks_with_new_bias(shape, layer):
             sizes["output_bias"] = biased
         overrides[str(index)] = sizes
+    if "output_router_logits" in base:
+        base = base | {"output_router_logits": False}  # for a loss over all layers, of the same experts each
     if any("output_bias" in layer for layer in overrides.values()):
         base = base | {"output_bias": []}  # what a layer that names none has: transformers asks for it
     if family.stock_heads != "dense":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import CONFIG_MAPPING
@@ -27,7 +28,7 @@ def modeling_file(family: Family) -> str:
     dense_config = CONFIG_MAPPING[family.model_type].__name__
     text = SOURCE.read_text()
     text = re.sub(
-        r"^LAYERS = .*?^MLP = \{.*?^\}\n", lambda _match: _tables(family), text, flags=re.DOTALL | re.MULTILINE
+        r"^LAYERS = .*?^EXPERTS = \{\}\n", lambda _match: _tables(family), text, flags=re.DOTALL | re.MULTILINE
     )
     return (
         text.replace("import LlamaConfig as DenseConfig", f"import {dense_config} as DenseConfig")
@@ -43,7 +44,7 @@ def _tables(family: Family) -> str:
     counts = (*attention.head_counts, *attention.kv_head_counts, *attention.query_widths)
     return (
         f'LAYERS = "{family.layers}"\nWIDTH = "{mlp.width}"\n'
-        f"ATTENTION = {_table(attention, counts)}\nMLP = {_table(mlp, ())}\n"
+        f"ATTENTION = {_table(attention, counts)}\nMLP = {_table(mlp, ())}\nEXPERTS = {_experts_table(mlp)}\n"
     )
 
 
@@ -58,5 +59,16 @@ def _table(names: AttentionNames | MlpNames, counts: tuple[str, ...]) -> str:
         "cut_norms": [norm for norm, _ in names.cut_norms],
         "counts": list(counts),
     }
+    return _lines(entries)
+
+
+def _experts_table(mlp: MlpNames) -> str:
+    experts = mlp.experts
+    if experts is None:
+        return "{}"
+    return _lines({name: getattr(experts, name) for name in ("module", "router", "count", "width")})
+
+
+def _lines(entries: Mapping[str, object]) -> str:
     lines = "".join(f'    "{name}": {json.dumps(value)},\n' for name, value in entries.items())
     return f"{{\n{lines}}}"

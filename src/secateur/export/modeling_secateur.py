@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 # Where the dense model keeps what is cut: inside a layer the norms around a block, its module, the projections into and
 # out of its heads or channels, norms over all of them, and attributes (of the module, of its config) that count heads.
+# An MLP may be a mixture of experts instead: where these and the router are, and the config's entries of their sizes.
 LAYERS = "model.layers"
 WIDTH = "intermediate_size"
 ATTENTION = {
@@ -34,6 +35,7 @@ MLP = {
     "cut_norms": [],
     "counts": [],
 }
+EXPERTS = {}
 
 
 class SecateurLlamaConfig(DenseConfig):
@@ -104,6 +106,20 @@ def cut_block(module, names, kept, dense):
         setattr(holder, name, getattr(holder, name) * kept // dense)
 
 
+def cut_experts(module, config, sizes):
+    """Keep the first channels of every expert, or the first experts and their rows of the router."""
+    experts, router = module.get_submodule(EXPERTS["module"]), module.get_submodule(EXPERTS["router"])
+    count, width = getattr(sizes, EXPERTS["count"]), getattr(sizes, EXPERTS["width"])
+    gate, up = experts.gate_up_proj.detach()[:count].chunk(2, dim=1)
+    experts.gate_up_proj = nn.Parameter(torch.cat([gate[:, :width], up[:, :width]], dim=1))
+    experts.down_proj = nn.Parameter(experts.down_proj.detach()[:count, :, :width].clone())
+    experts.num_experts, experts.intermediate_dim = count, width
+    router.weight = nn.Parameter(router.weight.detach()[:count].clone())
+    router.num_experts, router.top_k = count, min(router.top_k, count)
+    # What computes them is read off it.
+    experts.config = config
+
+
 def remove_block(layer, names, absent):
     for norm in names["norms"]:
         layer.set_submodule(norm, nn.Identity())
@@ -128,6 +144,8 @@ class SecateurLlamaForCausalLM(DenseForCausalLM):
         dense.per_layer_config = None
         super().__init__(dense)
         config._attn_implementation = dense._attn_implementation
+        if EXPERTS:
+            config._experts_implementation = dense._experts_implementation
         self.config = self.base_model.config = config
         kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
         for index, layer in enumerate(self.get_submodule(LAYERS)):
@@ -145,6 +163,8 @@ class SecateurLlamaForCausalLM(DenseForCausalLM):
                     attention.config = config
             if "mlp" in skipped:
                 remove_block(layer, MLP, AbsentMlp())
+            elif EXPERTS:
+                cut_experts(mlp, config, sizes)
             else:
                 width = mlp.get_submodule(MLP["out"]).weight.numel() // dense.hidden_size
                 cut_block(mlp, MLP, getattr(sizes, WIDTH) or width, width)

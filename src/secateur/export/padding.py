@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from secateur.export.checkpoint import stock_holds
 from secateur.model.heads import set_heads
 from secateur.model.loading import DenseModel
-from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_layers, group_tensors, module_of
+from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_layers, group_tensors, module_of, outputs_of
 from secateur.space.architecture import Architecture
 
 
@@ -56,10 +56,9 @@ def pad(dense: DenseModel, pruned: PreTrainedModel, architecture: Architecture, 
             if projection.bias is not None and axis == 0:
                 projection.bias = _resized(projection.bias, 0, present, wanted)
             projection.out_features, projection.in_features = projection.weight.shape
-            if width == 0 and axis == 1:
-                projection.weight.zero_()
-                if projection.bias is not None:
-                    projection.bias.zero_()
+        for parameter in (p for output in outputs_of(layer, dense.family, kind) for p in output.parameters()):
+            if width == 0:
+                parameter.zero_()
         longer = (wanted / present) ** 0.5
         norms, projections = cut_norms(layer, dense.family, kind), group_tensors(layer, dense.family, kind)
         for name, normed in names.cut_norms:

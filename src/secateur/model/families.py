@@ -10,7 +10,7 @@ in which norms may be absent and the scale is one for most. Fused projections ar
 (`model.separate`), so that names with a dot, as `qkv_proj.key`, are parts of one that the checkpoint stores whole.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from secateur.errors import ModelError, suggestion
@@ -57,6 +57,33 @@ class AttentionNames:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in the place of an MLP; it is rewritten as one when a model is loaded (`model.mixture`).
+
+    Attributes:
+        module: Holds `gate_up_proj` [experts, 2 x width, hidden] and `down_proj` [experts, hidden, width].
+        router: Holds `weight` [experts, hidden].
+        count, width, per_token: Entries of the config that hold the number of experts, the channels of each, and the
+            experts that a token goes to.
+        normalized: Entry of the config that says whether the router's weights of a token are made to add up to one;
+            empty where they always are.
+        shared, shared_gate: An MLP that every token goes to beside the experts, and the gate of it; empty where there
+            is none. Nothing of them is cut.
+        whole: A group is an expert, not a channel of every expert.
+    """
+
+    module: str = "experts"
+    router: str = "gate"
+    count: str = "num_experts"
+    width: str = "moe_intermediate_size"
+    per_token: str = "num_experts_per_tok"
+    normalized: str = ""
+    shared: str = ""
+    shared_gate: str = ""
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class MlpNames:
     """Names inside one decoder layer.
 
@@ -66,6 +93,7 @@ class MlpNames:
         stacked: A fused projection into the channels.
         gathered: Projection in, activation and projection out, where the layer holds them without a module of their
             own; they are gathered into one under the first name when a model is loaded.
+        experts: It is a mixture of experts.
     """
 
     norm: str = "post_attention_layernorm"
@@ -77,6 +105,7 @@ class MlpNames:
     stacked: Stacked | None = None
     gathered: tuple[str, str, str] | None = None
     cut_norms: tuple[tuple[str, str], ...] = ()
+    experts: Experts | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +156,17 @@ class Family:
         return f"{self.class_prefix}{self.model_class}"
 
 
+def mixture(experts: Experts) -> MlpNames:
+    """Name the one wide MLP that a mixture of experts is rewritten as."""
+    if experts.whole:
+        return MlpNames(experts=experts, inputs=("gate_proj", "up_proj", "router"), width=experts.count)
+    return MlpNames(experts=experts, width=experts.width)
+
+
 QK_NORMS = (("q_norm", "q_proj"), ("k_norm", "k_proj"))
 QKV = ("query", "key", "value")
+# Every layer has experts.
+ALL_SPARSE = (("mlp_only_layers", ()), ("decoder_sparse_step", 1))
 SANDWICHED_MLP = MlpNames(norm="pre_feedforward_layernorm", post_norm="post_feedforward_layernorm")
 
 FAMILIES: dict[str, Family] = {
@@ -260,6 +298,27 @@ FAMILIES: dict[str, Family] = {
             stock_heads="dense",
             wanted=(("do_layer_norm_before", True),),
         ),
+        Family(
+            model_type="mixtral",
+            class_prefix="Mixtral",
+            uniform_as="mixtral",
+            mlp=mixture(Experts(count="num_local_experts", width="intermediate_size")),
+        ),
+        Family(
+            model_type="qwen2_moe",
+            class_prefix="Qwen2Moe",
+            uniform_as="qwen2_moe",
+            mlp=mixture(Experts(normalized="norm_topk_prob", shared="shared_expert", shared_gate="shared_expert_gate")),
+            wanted=ALL_SPARSE,
+        ),
+        Family(
+            model_type="qwen3_moe",
+            class_prefix="Qwen3Moe",
+            uniform_as="qwen3_moe",
+            attention=AttentionNames(head_norms=("q_norm", "k_norm")),
+            mlp=mixture(Experts(normalized="norm_topk_prob")),
+            wanted=ALL_SPARSE,
+        ),
     )
 }
 
@@ -276,3 +335,20 @@ def find_family(model_type: str) -> Family:
             f"{suggestion(model_type, FAMILIES)}; docs/families.md says how to add one"
         )
     return FAMILIES[model_type]
+
+
+def with_experts(family: Family, groups: Literal["widths", "whole"]) -> Family:
+    """Give the family whose groups are channels of all experts, or whole experts.
+
+    Raises:
+        ModelError: Whole experts are asked of a family without experts.
+    """
+    if groups == "widths":
+        return family
+    if family.mlp.experts is None:
+        mixtures = ", ".join(sorted(name for name, each in FAMILIES.items() if each.mlp.experts is not None))
+        raise ModelError(
+            f"space.experts=whole cuts whole experts, and a model of family {family.model_type!r} has none; families "
+            f"that have: {mixtures}; leave space.experts out"
+        )
+    return replace(family, mlp=mixture(replace(family.mlp.experts, whole=True)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from secateur.errors import ModelError
-from secateur.model.families import Family, find_family
+from secateur.model.families import Family, find_family, with_experts
 from secateur.model.separate import separate
 from secateur.model.shape import DenseShape, read_shape
 
@@ -147,21 +147,30 @@ def read_model_type(name: str) -> str:
 
 
 def load_dense(
-    name: str, device: str = "auto", dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    experts: Literal["widths", "whole"] = "widths",
 ) -> DenseModel:
     """Load a dense decoder of a known family.
 
+    Args:
+        experts: Whether the groups of a mixture are channels of all experts, or whole experts.
+
     Raises:
-        ModelError: As `load_causal_model`, or the family is unknown.
+        ModelError: As `load_causal_model`, the family is unknown, or has no experts to cut whole.
     """
     # Before the weights, which may be a long download. A local folder's family is read without transformers, which does
     # not know every family and would say so in other words.
     family = find_family(read_model_type(name) or read_config(name, revision, trust_remote_code).model_type)
+    family = with_experts(family, experts)
     model, tokenizer, stored = load_causal_model(name, device, dtype, revision, trust_remote_code)
     model.requires_grad_(False)
     for entry, wanted in family.wanted:
         found = getattr(model.config, entry, wanted)
-        if found != wanted:
+        if (tuple(found) if isinstance(found, list) else found) != wanted:
             raise ModelError(
                 f"model {name!r} has {entry}={found}; of family {family.model_type!r} only models with {entry}={wanted}"
                 " can be pruned"

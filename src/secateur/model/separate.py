@@ -1,8 +1,8 @@
 """Separate what checkpoints store fused, and put it together again.
 
 Everything that cuts, measures or refits knows one kind of projection, `nn.Linear`, whose outputs or inputs are groups.
-So a dense model's fused projections, transposed weights and MLPs without a module are rewritten once, when it is
-loaded, and written back when a pruned one is exported. What the model computes is the same.
+So a dense model's fused projections, transposed weights, MLPs without a module and mixtures of experts are rewritten
+once, when it is loaded, and written back when a pruned one is exported. What the model computes is the same.
 """
 
 from collections import OrderedDict
@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from secateur.model.families import Family, Stacked
+from secateur.model.families import Experts, Family, Stacked
+from secateur.model.mixture import ExpertLayout, Mixture, stock_weights
 from secateur.model.shape import kv_head_count
 
 
@@ -35,6 +36,8 @@ def separate(model: PreTrainedModel, family: Family) -> None:
     for layer in model.get_submodule(family.layers).children():
         if family.mlp.gathered:
             _gather(layer, *family.mlp.gathered)
+        if family.mlp.experts:
+            _mix(layer, family.mlp.module, family.mlp.experts, model.config)
         blocks = ((family.attention.module, family.attention.stacked), (family.mlp.module, family.mlp.stacked))
         for path, stacked in blocks:
             block = layer.get_submodule(path)
@@ -72,7 +75,27 @@ def joined_state(state: Mapping[str, Tensor], family: Family) -> dict[str, Tenso
         for name, tensor in joined.items():
             if name.startswith(f"{family.layers}.") and name.endswith(".weight") and tensor.ndim == 2:
                 joined[name] = tensor.T
-    return dict(joined)
+    return dict(_with_stock_experts(joined, family) if family.mlp.experts else joined)
+
+
+def _with_stock_experts(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Put the wide MLP of every layer that has one back as a mixture."""
+    names = family.mlp.experts
+    assert names is not None, "only called where the family has experts"
+    stock = dict(state)
+    parts = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj", "router": "router"}
+    for router in [name for name in state if name.endswith(f".{family.mlp.module}.router.weight")]:
+        block = router.removesuffix(".router.weight")
+        weights = {part: stock.pop(f"{block}.{name}.weight") for part, name in parts.items()}
+        made = stock_weights(weights, ExpertLayout.of(weights, whole=names.whole))
+        stock[f"{block}.{names.router}.weight"] = made.pop("router")
+        stock |= {f"{block}.{names.module}.{name}": tensor for name, tensor in made.items()}
+    return stock
+
+
+def _mix(layer: nn.Module, path: str, names: Experts, config: PreTrainedConfig) -> None:
+    normalized = bool(getattr(config, names.normalized)) if names.normalized else True
+    layer.set_submodule(path, Mixture(layer.get_submodule(path), names, normalized=normalized))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

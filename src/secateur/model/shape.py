@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.model.families import AttentionNames, Family, MlpNames
+from secateur.model.mixture import ExpertLayout, beside_outputs, layout_of
 
 
 class BlockKind(StrEnum):
@@ -20,13 +21,17 @@ class BlockKind(StrEnum):
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One block of one layer, in groups: KV-head groups for attention, FFN channels for the MLP.
+    """One block of one layer, in groups: KV-head groups for attention, FFN channels (or experts) for the MLP.
 
     `parameters_per_group` and `parameters_constant` (norms and output bias; they go only when the whole block goes)
-    are counted from the tensors, so that biases and head norms need no rule of their own. `weights_per_group` are the
-    entries of matrices: each costs one multiplication and one addition per token. `output_bias` is true where the dense
-    projection out of the groups has a bias. `parameters_added` are those that a narrowed block has and the dense one
-    has not (see `DenseShape.with_output_bias`).
+    are counted from the tensors, so that biases and head norms need no rule of their own. `weights_per_group` and
+    `weights_constant` are the entries of matrices that a token meets: each costs it one multiplication and one
+    addition. `output_bias` is true where the dense projection out of the groups has a bias. `parameters_added` are
+    those that a narrowed block has and the dense one has not (see `DenseShape.with_output_bias`).
+
+    Of a mixture a token meets the experts that it goes to. Where a group is a channel of every expert, only those
+    experts' are among `weights_per_group`; where it is a whole expert, `weights_per_active_group` come with
+    `most_active` of the groups at most.
     """
 
     num_groups: int
@@ -35,6 +40,9 @@ class BlockShape:
     weights_per_group: int
     output_bias: bool = False
     parameters_added: int = 0
+    weights_constant: int = 0
+    weights_per_active_group: int = 0
+    most_active: int = 0
 
     @property
     def parameters(self) -> int:
@@ -47,6 +55,13 @@ class BlockShape:
             return 0
         return width * self.parameters_per_group + self.parameters_constant + self.added_at(width)
 
+    def weights_at(self, width: int) -> int:
+        """Entries of matrices that a token meets in the block with `width` groups."""
+        if width == 0:
+            return 0
+        active = min(width, self.most_active) * self.weights_per_active_group
+        return width * self.weights_per_group + active + self.weights_constant
+
     def added_at(self, width: int) -> int:
         """How many of them the dense block has not: a block that is gone or whole gains none."""
         return self.parameters_added if 0 < width < self.num_groups else 0
@@ -57,6 +72,7 @@ class DenseShape:
     """Sizes of a dense decoder; every layer has the same.
 
     `parameters_outside` counts what is never cut: embeddings, final norm and the output head (once where tied).
+    `ffn_width` counts the groups of the MLP: channels, channels of every expert, or whole experts.
     """
 
     hidden_size: int
@@ -69,6 +85,7 @@ class DenseShape:
     attention: BlockShape
     mlp: BlockShape
     parameters_outside: int
+    experts: ExpertLayout | None = None
 
     @property
     def queries_per_group(self) -> int:
@@ -98,9 +115,22 @@ class DenseShape:
     def block(self, kind: BlockKind) -> BlockShape:
         return self.attention if kind is BlockKind.ATTENTION else self.mlp
 
+    @property
+    def whole_experts(self) -> bool:
+        """Whether the groups of the MLP are whole experts."""
+        return self.experts is not None and self.experts.whole
+
+    def layout(self, kind: BlockKind) -> ExpertLayout | None:
+        """Give how the channels of a block lie where it is a mixture of experts."""
+        return self.experts if kind is BlockKind.MLP else None
+
     def group_size(self, kind: BlockKind) -> int:
         """Input columns of the output projection that belong to one group."""
-        return self.queries_per_group * self.head_dim if kind is BlockKind.ATTENTION else 1
+        if kind is BlockKind.ATTENTION:
+            return self.queries_per_group * self.head_dim
+        if self.experts is None:
+            return 1
+        return self.experts.width if self.experts.whole else self.experts.num_experts
 
 
 def module_of(index: int) -> tuple[int, BlockKind]:
@@ -137,6 +167,13 @@ def cut_norms(layer: nn.Module, family: Family, kind: BlockKind) -> dict[str, nn
 def projection_out(tensors: dict[str, tuple[nn.Linear, int]]) -> nn.Linear:
     """Give the projection out of the groups, of what `group_tensors` names."""
     return next(projection for projection, axis in tensors.values() if axis == 1)
+
+
+def outputs_of(layer: nn.Module, family: Family, kind: BlockKind) -> list[nn.Linear]:
+    """Give the projections whose outputs add up to what a block's module gives."""
+    names = block_names(family, kind)
+    beside = beside_outputs(layer.get_submodule(names.module), names) if isinstance(names, MlpNames) else []
+    return [projection_out(group_tensors(layer, family, kind)), *beside]
 
 
 def kv_head_count(model: PreTrainedModel, family: Family) -> int:
@@ -177,12 +214,20 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
             parameters_constant=total - cut,
             weights_per_group=weights // num_groups,
             output_bias=any(p.bias is not None for p, axis in tensors if axis == 1),
+            weights_constant=sum(p.numel() for _, p in in_block if p.ndim > 1) - weights,
         )
 
     num_kv_heads = kv_head_count(model, family)
     columns, ffn_width = (projection_out(group_tensors(layers[0], family, kind)).in_features for kind in BlockKind)
+    experts = layout_of(layers[0].get_submodule(family.mlp.module))
+    if experts is not None:
+        ffn_width = experts.num_groups
     attention = block_shape(BlockKind.ATTENTION, num_kv_heads)
     mlp = block_shape(BlockKind.MLP, ffn_width)
+    if experts is not None:
+        assert family.mlp.experts is not None, "a mixture is rewritten where the table names one"
+        per_token = getattr(config, family.mlp.experts.per_token)
+        mlp = _of_active_experts(mlp, experts, config.hidden_size, per_token)
     in_layers = len(layers) * (attention.parameters + mlp.parameters)
     return DenseShape(
         hidden_size=config.hidden_size,
@@ -195,4 +240,18 @@ def read_shape(model: PreTrainedModel, family: Family) -> DenseShape:
         attention=attention,
         mlp=mlp,
         parameters_outside=sum(p.numel() for p in model.parameters()) - in_layers,
+        experts=experts,
+    )
+
+
+def _of_active_experts(block: BlockShape, experts: ExpertLayout, hidden_size: int, per_token: int) -> BlockShape:
+    """Count the weights that a token meets in a mixture, where `block` counts those of all experts."""
+    if not experts.whole:
+        return replace(block, weights_per_group=block.weights_per_group // experts.num_experts * per_token)
+    # A token meets every expert's row of the router.
+    return replace(
+        block,
+        weights_per_group=hidden_size,
+        weights_per_active_group=block.weights_per_group - hidden_size,
+        most_active=per_token,
     )

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from secateur.model.loading import DenseModel
 from secateur.model.shape import DenseShape, cut_norms, decoder_layers, group_tensors, module_of, projection_out
-from secateur.pruning.calibration import ModuleStatistics
+from secateur.pruning.calibration import Statistics
+from secateur.pruning.mixture_bank import fit_mixture
+from secateur.pruning.mixture_statistics import MixtureStatistics
 from secateur.pruning.orders import Order, OrderInputs, importance_order
 from secateur.pruning.reconstruction import Reconstruction, Refitter, reconstruction_method
 from secateur.schema import derive_seed
@@ -29,14 +31,15 @@ class ModuleBank:
     """One module of the bank.
 
     Attributes:
-        order: Group indices of the dense module, most worth keeping first.
+        order: Group indices of the dense module, most worth keeping first; where a group is a channel of every expert,
+            those of each expert, one row per rank.
         inputs: Parameters into the groups, permuted to that order, by name inside the block.
         outputs: Output projection per width.
         biases: Bias of the output projection per width, where the reconstruction changes it.
         errors: Error per width in nats per token (see `Refit.error`).
     """
 
-    order: Int[Tensor, " groups"]
+    order: Int[Tensor, " groups"] | Int[Tensor, "groups experts"]
     inputs: Mapping[str, Tensor]
     outputs: Mapping[int, Float[Tensor, "hidden kept"]]
     biases: Mapping[int, Float[Tensor, " hidden"]]
@@ -75,7 +78,7 @@ class WeightBank:
 
 def build_bank(
     dense: DenseModel,
-    statistics: list[ModuleStatistics],
+    statistics: list[Statistics],
     widths: Iterable[Iterable[int]],
     importance: str = "obs",
     reconstruction: str = "least_squares",
@@ -98,7 +101,7 @@ def build_bank(
     find_order, reconstruct = importance_order(importance), reconstruction_method(reconstruction)
     modules = []
     for index, module_widths in enumerate(widths):
-        with _threads_for(output_projection(dense, index).in_features):
+        with _threads_for(statistics[index].gram.shape[-1]):
             modules.append(
                 _build_module(dense, statistics[index], index, set(module_widths), find_order, reconstruct, ridge, seed)
             )
@@ -108,7 +111,7 @@ def build_bank(
 
 def _build_module(
     dense: DenseModel,
-    statistics: ModuleStatistics,
+    statistics: Statistics,
     index: int,
     widths: set[int],
     find_order: Order,
@@ -122,6 +125,10 @@ def _build_module(
     size = weight.shape[1] // num_groups
     tensors = [(projection.weight.detach(), axis) for projection, axis in _tensors(dense, index).values()]
     seed = derive_seed(seed, "order", index)
+    if isinstance(statistics, MixtureStatistics):
+        made = fit_mixture(statistics, tensors, weight, sorted(widths), find_order, reconstruct, ridge, seed)
+        inputs = _permuted_inputs(dense, index, made.order)
+        return ModuleBank(made.order, inputs, made.outputs, {}, made.errors)
     order = find_order(OrderInputs(statistics, tensors, weight, num_groups, ridge, seed))
     columns = expand_groups(order, size)
     refitter = Refitter(
@@ -190,9 +197,10 @@ def load_bank(dense: DenseModel, path: Path) -> WeightBank:
     return _bank(dense, modules)
 
 
-def expand_groups(groups: Int[Tensor, " groups"], size: int) -> Int[Tensor, " columns"]:
-    """Turn group indices into the indices of their columns."""
-    return (groups.unsqueeze(1) * size + torch.arange(size, device=groups.device)).flatten()
+def expand_groups(groups: Int[Tensor, " groups"] | Int[Tensor, "groups {size}"], size: int) -> Int[Tensor, " columns"]:
+    """Turn group indices into the indices of their columns; one index per column where these are not of one group."""
+    rows = groups if groups.ndim == 2 else groups.unsqueeze(1)
+    return (rows * size + torch.arange(size, device=groups.device)).flatten()
 
 
 def _bank(dense: DenseModel, modules: list[ModuleBank]) -> WeightBank:
@@ -209,7 +217,7 @@ def output_projection(dense: DenseModel, index: int) -> torch.nn.Linear:
     return projection_out(_tensors(dense, index))
 
 
-def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, " groups"]) -> dict[str, Tensor]:
+def _permuted_inputs(dense: DenseModel, index: int, order: Int[Tensor, "groups *experts"]) -> dict[str, Tensor]:
     """Permute the rows of the projections into the groups, their biases, and the norms that act on what they give."""
     num_groups = dense.shape.block(module_of(index)[1]).num_groups
     permuted = {}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
+from secateur.model.mixture import ExpertLayout, every_expert
 from secateur.model.shape import decoder_layers, group_tensors, module_of, projection_out
 from secateur.pruning.importance import fisher_scores, taylor_scores, taylor_vector_scores
+from secateur.pruning.mixture_statistics import MixtureStatistics, add_to_gram, zero_gram
 from secateur.schema import derive_seed
 
 
@@ -41,6 +44,13 @@ class ModuleStatistics:
     taylor_vector: Float[Tensor, " groups"]
     fisher: Float[Tensor, " groups"] | None = None
 
+    @property
+    def square_mean(self) -> Float[Tensor, " columns"]:
+        return self.gram.diagonal()
+
+
+Statistics = ModuleStatistics | MixtureStatistics
+
 
 @dataclass
 class CalibrationSums:
@@ -48,7 +58,7 @@ class CalibrationSums:
 
     Attributes:
         windows: Windows that have gone in.
-        grams: Per module, sum of x x^T.
+        grams: Per module, sum of x x^T; of a mixture, per expert.
         means: Per module, sum of x.
         moments: Per module, sum of g g^T.
         gradients: Per projection of each module in turn, gradient of the summed next-token loss.
@@ -93,7 +103,7 @@ def calibrate(
     begun: CalibrationSums | None = None,
     checkpoint: Callable[[CalibrationSums], None] = lambda _sums: None,
     fisher: bool = False,
-) -> list[ModuleStatistics]:
+) -> list[Statistics]:
     """Gather the statistics of every module in module order, in one streaming pass.
 
     Each batch takes one forward pass and two backward passes through the same graph: with sampled labels down to the
@@ -116,38 +126,41 @@ def calibrate(
     blocks = [module_of(index) for index in range(dense.shape.num_modules)]
     groups = [group_tensors(layers[layer], dense.family, kind) for layer, kind in blocks]
     outputs = [projection_out(tensors) for tensors in groups]
+    layouts = [dense.shape.layout(kind) for _, kind in blocks]
     weights = [projection.weight for tensors in groups for projection, _ in tensors.values()]
     sums = begun or CalibrationSums(
         windows=0,
-        grams=[torch.zeros(p.in_features, p.in_features, device=p.weight.device) for p in outputs],
+        grams=[zero_gram(p.in_features, layout, p.weight.device) for p, layout in zip(outputs, layouts, strict=True)],
         means=[torch.zeros(p.in_features, device=p.weight.device) for p in outputs],
         moments=[torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs],
         gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
         squares=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights] if fisher else [],
     )
-    with _inputs_and_outputs(outputs) as seen, _differentiable(weights):
+    with every_expert(dense.model), _inputs_and_outputs(outputs) as seen, _differentiable(weights):
         size = max(1, batch_tokens // tokens.shape[1])
         for start in range(sums.windows, len(tokens), size):
             batch = tokens[start : start + size]
-            _add_batch(dense, batch, seed, seen, weights, sums)
+            _add_batch(dense, batch, seed, seen, weights, layouts, sums)
             advance()
             checkpoint(sums)
     gradients, squares = iter(sums.gradients), iter(sums.squares)
-    statistics = []
+    statistics: list[Statistics] = []
     for index, (tensors, (_, kind)) in enumerate(zip(groups, blocks, strict=True)):
-        num_groups = dense.shape.block(kind).num_groups
+        layout = layouts[index]
+        # The channels of every expert are ordered each by themselves.
+        by_channel = layout is not None and not layout.whole
+        num_groups = outputs[index].in_features if by_channel else dense.shape.block(kind).num_groups
         with_gradients = [(p.weight.detach(), next(gradients), axis) for p, axis in tensors.values()]
         with_squares = [(p.weight.detach(), next(squares), axis) for p, axis in tensors.values() if fisher]
-        statistics.append(
-            ModuleStatistics(
-                gram=sums.grams[index] / tokens.numel(),
-                gradient_moment=sums.moments[index] / tokens.numel(),
-                mean=sums.means[index] / tokens.numel(),
-                taylor=taylor_scores(with_gradients, num_groups),
-                taylor_vector=taylor_vector_scores(with_gradients, num_groups),
-                fisher=fisher_scores(with_squares, num_groups) if fisher else None,
-            )
-        )
+        gathered: dict[str, Any] = {
+            "gram": sums.grams[index] / tokens.numel(),
+            "gradient_moment": sums.moments[index] / tokens.numel(),
+            "mean": sums.means[index] / tokens.numel(),
+            "taylor": taylor_scores(with_gradients, num_groups),
+            "taylor_vector": taylor_vector_scores(with_gradients, num_groups),
+            "fisher": fisher_scores(with_squares, num_groups) if fisher else None,
+        }
+        statistics.append(ModuleStatistics(**gathered) if layout is None else MixtureStatistics(layout, **gathered))
     return statistics
 
 
@@ -157,6 +170,7 @@ def _add_batch(
     seed: int,
     seen: dict[int, tuple[Tensor, Tensor]],
     weights: list[Tensor],
+    layouts: list[ExpertLayout | None],
     sums: CalibrationSums,
 ) -> None:
     """One forward and two backward passes; `seen` is filled by the forward pass with (input, output) per module."""
@@ -168,7 +182,7 @@ def _add_batch(
     for index, gradient in enumerate(torch.autograd.grad(sampled, [seen[i][1] for i in modules], retain_graph=True)):
         rows, columns = gradient.flatten(0, -2).float(), seen[index][0].detach().flatten(0, -2).float()
         sums.moments[index] += rows.T @ rows
-        sums.grams[index] += columns.T @ columns
+        add_to_gram(sums.grams[index], columns, layouts[index])
         sums.means[index] += columns.sum(0)
     own = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
     for index, gradient in enumerate(torch.autograd.grad(own, weights)):

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from secateur.model.families import Family
-from secateur.model.shape import block_names, decoder_layers, group_tensors, module_of, projection_out
+from secateur.model.shape import block_names, decoder_layers, module_of, outputs_of
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.final_norm import LEAST_GAIN, MOST_TOKENS, ROWS, scale_output
 from secateur.space.architecture import Architecture
@@ -44,16 +44,14 @@ def match_gains(
     """
     family = pruned_walk.family
     layers = decoder_layers(pruned_walk.model, family)
-    outputs: dict[int, nn.Module] = {}
+    outputs: dict[int, list[nn.Module]] = {}
     for index, width in enumerate(architecture.widths):
         if width:
             layer, kind = module_of(index)
             post_norm = block_names(family, kind).post_norm
             # A norm behind the projection would undo what scales that.
             outputs[index] = (
-                layers[layer].get_submodule(post_norm)
-                if post_norm
-                else projection_out(group_tensors(layers[layer], family, kind))
+                [layers[layer].get_submodule(post_norm)] if post_norm else [*outputs_of(layers[layer], family, kind)]
             )
     windows = -(-MOST_TOKENS // batches[0].shape[1])
     chosen = torch.cat(list(batches))[:windows].split(len(batches[0]))
@@ -93,7 +91,8 @@ def match_gains(
     if (found.x == ones).all():
         return {}
     norm = attrgetter(family.final_norm)(pruned_walk.model)
-    return dict(zip([*outputs.values(), norm], found.x.tolist(), strict=True))
+    pairs = zip([*outputs.values(), [norm]], found.x.tolist(), strict=True)
+    return {module: gain for modules, gain in pairs for module in modules}
 
 
 def scaled_by(gains: Mapping[nn.Module, float], family: Family) -> Callable[[], None]:

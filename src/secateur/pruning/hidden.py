@@ -33,6 +33,11 @@ def check_hidden(family: Family) -> None:
     Raises:
         ModelError: Says to what.
     """
+    if family.mlp.experts is not None:
+        raise ModelError(
+            f"space.hidden=true cannot narrow family {family.model_type!r}, a mixture of experts: the router reads the "
+            "residual stream too; leave it out"
+        )
     if family.stock_heads == "dense" or family.norms_add_one:
         bound = "the head size" if family.stock_heads == "dense" else "a factor on the embeddings"
         raise ModelError(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from secateur.errors import ConfigError, suggestion
-from secateur.pruning.calibration import ModuleStatistics
+from secateur.pruning.calibration import Statistics
 from secateur.pruning.importance import (
     fluctuation_scores,
     greedy_elimination_order,
@@ -16,18 +16,19 @@ from secateur.pruning.importance import (
     order_by_scores,
     wanda_scores,
 )
+from secateur.pruning.mixture_statistics import MixtureStatistics
 
 
 @dataclass(frozen=True)
 class OrderInputs:
-    """What an importance may look at: the module's statistics and its dense weights.
+    """What an importance may look at: the statistics and dense weights of a module, or of one expert of a mixture.
 
     Attributes:
         tensors: (weight, axis along which the groups lie) of every projection.
         seed: For the random order; differs between modules.
     """
 
-    statistics: ModuleStatistics
+    statistics: Statistics
     tensors: Sequence[tuple[Tensor, int]]
     output_weight: Float[Tensor, "hidden columns"]
     num_groups: int
@@ -36,7 +37,7 @@ class OrderInputs:
 
     @property
     def square_mean(self) -> Float[Tensor, " columns"]:
-        return self.statistics.gram.diagonal()
+        return self.statistics.square_mean
 
     @property
     def fluctuation(self) -> Float[Tensor, " groups"]:
@@ -48,6 +49,9 @@ Order = Callable[[OrderInputs], Int[Tensor, " groups"]]
 
 def _eliminated(module: OrderInputs, metric: Float[Tensor, "hidden hidden"]) -> Int[Tensor, " groups"]:
     statistics = module.statistics
+    if isinstance(statistics, MixtureStatistics):
+        # Without moments between experts, what one costs does not depend on which others are left.
+        return order_by_scores(statistics.removal_errors(module.output_weight, metric, module.ridge))
     return greedy_elimination_order(statistics.gram, module.output_weight, metric, module.num_groups, module.ridge)
 
 

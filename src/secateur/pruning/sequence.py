@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
+from secateur.model.mixture import ROUTER, ExpertLayout, Mixture, every_expert, layout_of
 from secateur.model.shape import BlockKind, block_names, decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.final_norm import match_final_norm
@@ -99,6 +100,9 @@ def reconstruct_in_sequence(
     stream after the module: every norm that follows divides by it. The target "dense module output" instead of r
     ignores the errors made before and measured worse. Last, the final norm is scaled (`match_final_norm`).
 
+    Of a mixture, r is without what stands beside the experts, the router stays as it is, and W is solved for one expert
+    after another, each for what those before it leave.
+
     Args:
         walk: Walk of the dense model.
         streams: Its residual streams on the calibration set.
@@ -117,26 +121,29 @@ def reconstruct_in_sequence(
         else:
             tensors = group_tensors(decoder_layers(pruned, dense.family)[layer], dense.family, kind)
             output = projection_out(tensors)
-            into_groups = [projection for projection, axis in tensors.values() if axis == 0]
+            # Which experts a token goes to was learned with the router as it is.
+            into_groups = [projection for name, (projection, axis) in tensors.items() if axis == 0 and name != ROUTER]
+            names = block_names(dense.family, kind)
+            module = pruned_walk.layers[layer].get_submodule(names.module)
             normed = [pruned_walk.normed_input(layer, kind, state) for state in pruned_stream]
             wanted = [walk.normed_input(layer, kind, state) for state in dense_before]
             _correct_inputs(into_groups, normed, wanted, ridge)
-            inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
+            with every_expert(module):
+                inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
+            beside = [module.beside(x) if isinstance(module, Mixture) else 0.0 for x in normed]
             after = [walk.stream(state) for state in dense_stream]
+            given = [F.linear(x, output.weight, output.bias) + b for x, b in zip(inputs, beside, strict=True)]
             residuals = [
-                wanted_output(
-                    pruned_walk, layer, kind, a - pruned_walk.stream(state), F.linear(x, output.weight, output.bias)
-                )
-                for a, state, x in zip(after, pruned_stream, inputs, strict=True)
+                wanted_output(pruned_walk, layer, kind, a - pruned_walk.stream(state), y)
+                for a, state, y in zip(after, pruned_stream, given, strict=True)
             ]
-            errors = [r - output(x) for r, x in zip(residuals, inputs, strict=True)]
+            errors = [r - y for r, y in zip(residuals, given, strict=True)]
             weights = [inverse_squares(each) for each in after]
-            _add(output, least_squares(inputs, errors, ridge, weights))
-            post_norm = block_names(dense.family, kind).post_norm
-            scaled = partial(pruned_walk.scaled, pruned_walk.layers[layer], post_norm)
+            _add(output, _correction(inputs, errors, ridge, weights, layout_of(module)))
+            scaled = partial(pruned_walk.scaled, pruned_walk.layers[layer], names.post_norm)
             pruned_stream = [
-                pruned_walk.add(kind, state, scaled(F.linear(x, output.weight, output.bias)))
-                for state, x in zip(pruned_stream, inputs, strict=True)
+                pruned_walk.add(kind, state, scaled(F.linear(x, output.weight, output.bias) + b))
+                for state, x, b in zip(pruned_stream, inputs, beside, strict=True)
             ]
         advance()
     match_final_norm(walk, pruned_walk, dense_stream, pruned_stream)
@@ -170,6 +177,24 @@ def least_squares(
     assert isinstance(gram, Tensor)
     assert isinstance(cross, Tensor)
     return torch.linalg.solve(damped(gram, ridge), cross.double()).T
+
+
+def _correction(
+    inputs: list[Tensor], errors: list[Tensor], ridge: float, weights: list[Tensor], layout: ExpertLayout | None
+) -> Float[Tensor, "hidden columns"]:
+    """Give what to add to a projection so that it makes up for errors; expert after expert where there are some.
+
+    A system of all channels of a mixture is too large to solve (see `pruning.mixture_statistics`).
+    """
+    if layout is None:
+        return least_squares(inputs, errors, ridge, weights)
+    corrections = []
+    for expert in range(layout.num_experts):
+        own = [layout.split(x, -1)[..., expert, :] for x in inputs]
+        correction = least_squares(own, errors, ridge, weights)
+        errors = [error - F.linear(x, correction.to(x.dtype)) for error, x in zip(errors, own, strict=True)]
+        corrections.append(correction)
+    return layout.join(torch.stack(corrections, dim=1), 1)
 
 
 def _correct_inputs(projections: list[nn.Linear], normed: list[Tensor], wanted: list[Tensor], ridge: float) -> None:

@@ -2,7 +2,7 @@
 
 from secateur.export.form import LoadableForm
 from secateur.report.record import BudgetUse, Choice, ModelRow
-from secateur.report.rows import budget_text
+from secateur.report.rows import budget_text, mlp_title
 
 
 def model_card(
@@ -13,8 +13,14 @@ def model_card(
     dtype: str,
     config_yaml: str,
     budget: tuple[BudgetUse, ...] = (),
+    *,
+    whole_experts: bool = False,
 ) -> str:
-    """Write the card in Markdown."""
+    """Write the card in Markdown.
+
+    Args:
+        whole_experts: What architectures count of MLPs are experts.
+    """
     by_name = {row.name: row for row in rows}
     secateur, dense = by_name["secateur"], by_name["dense"]
     table = "\n".join(_row(row) for row in rows)
@@ -52,7 +58,7 @@ windows at {perplexity.confidence:.0%}. It says nothing about tasks: measure you
 {groups}
 ## Kept per layer
 
-| layer | KV heads | FFN width |
+| layer | KV heads | {mlp_title(whole_experts=whole_experts)} |
 |---|---|---|
 {layers}
 

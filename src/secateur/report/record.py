@@ -176,6 +176,7 @@ class Report(Record):
     latency: LatencyTable | None = Field(None, description="what blocks take on the run's device; null if not limited")
     stages: dict[str, float] = Field(description="seconds per stage, interruptions not counted")
     export: ExportRecord
+    whole_experts: bool = Field(False, description="`ffn_width` of architectures counts experts, not channels")
 
     def row(self, name: str) -> ModelRow:
         return next(row for row in self.rows if row.name == name)

@@ -11,6 +11,11 @@ from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget, cost_of, number, say
 
 
+def mlp_title(*, whole_experts: bool) -> str:
+    """Say what is counted of every MLP."""
+    return "experts" if whole_experts else "FFN width"
+
+
 def excess_log_perplexity_left(rows: Sequence[ModelRow]) -> dict[str, float | None]:
     """Give, per baseline, the share of its excess log-perplexity over dense that the result still has."""
     log = {row.name: math.log(row.perplexity.value) for row in rows}

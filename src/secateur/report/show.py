@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.table import Table
 from secateur.errors import RunFolderError
 from secateur.report.front import Front, front_table
 from secateur.report.record import Report
+from secateur.report.rows import mlp_title
 from secateur.report.table import final_table, group_table, summary_lines
 from secateur.runs.folder import RunFolder
 from secateur.runs.store import RunStore
@@ -29,7 +31,8 @@ def show_run(root: Path, top: int) -> list[RenderableType]:
         parts: list[RenderableType] = [_stages(store), _rounds(store)]
         if any(record.removed for record in _round_records(store)):
             parts.append(_removed(store))
-        parts.append(_candidates(store, top))
+        space = yaml.safe_load(folder.config.read_text())["space"]
+        parts.append(_candidates(store, top, mlp_title(whole_experts=space.get("experts") == "whole")))
     if folder.front.is_file():
         parts.append(front_table(Front.model_validate_json(folder.front.read_text())))
     if folder.report.is_file():
@@ -111,7 +114,7 @@ def _round_records(store: RunStore) -> list[RoundRecord]:
     return [RoundRecord.model_validate(row.payload) for row in store.stages() if row.name.startswith("round ")]
 
 
-def _candidates(store: RunStore, top: int) -> Table:
+def _candidates(store: RunStore, top: int, counted: str) -> Table:
     proposals = [Candidate.model_validate_json(record) for record in store.candidates()]
     origins = {proposal.architecture.key: proposal for proposal in proposals}
     measured = [Measurement.model_validate_json(record) for record in store.all_measurements()]
@@ -125,7 +128,7 @@ def _candidates(store: RunStore, top: int) -> Table:
     table = _table(
         f"best of {len(good)} measured candidates ({len(proposals)} proposed, {failed} failed), selection set"
     )
-    for title in ("KL to dense", "loss", "reduction", "round", "origin", "KV heads / FFN width per layer"):
+    for title in ("KL to dense", "loss", "reduction", "round", "origin", f"KV heads / {counted} per layer"):
         table.add_column(title)
     for measurement in good[:top]:
         proposal = origins[measurement.architecture.key]

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from secateur.report.record import DropRecord, Report, Uniformity
-from secateur.report.rows import budget_text
+from secateur.report.rows import budget_text, mlp_title
 from secateur.space.cost import say
 
 TITLES = {
@@ -118,7 +118,7 @@ def architecture_table(report: Report) -> Table:
     table = Table(title="kept per layer", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("layer", justify="right")
     table.add_column("KV heads", justify="right")
-    table.add_column("FFN width", justify="right")
+    table.add_column(mlp_title(whole_experts=report.whole_experts), justify="right")
     table.add_column("")
     for index, (kept, whole) in enumerate(zip(report.choice.architecture.layers, dense.layers, strict=True)):
         table.add_row(

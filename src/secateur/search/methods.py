@@ -8,8 +8,9 @@ from secateur.model.loading import DenseModel
 from secateur.model.shape import DenseShape, module_of
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import output_projection
-from secateur.pruning.calibration import ModuleStatistics
+from secateur.pruning.calibration import Statistics
 from secateur.pruning.importance import fluctuation_scores
+from secateur.pruning.mixture_statistics import MixtureStatistics
 from secateur.search.additive import additive_search
 from secateur.search.block_influence import block_influence, layer_dropping_architecture
 from secateur.search.evolution import evolutionary_search
@@ -32,7 +33,7 @@ class AllocationInputs:
     dense: DenseModel
     shape: DenseShape
     budget: Budget
-    statistics: list[ModuleStatistics]
+    statistics: list[Statistics]
     walk: DecoderWalk
     calibration: TokenSet
     batch_tokens: int
@@ -44,7 +45,10 @@ def _global_threshold(inputs: AllocationInputs) -> Architecture:
     for module, statistics in zip(modules, inputs.statistics, strict=True):
         num_groups = inputs.shape.block(module_of(module)[1]).num_groups
         weight = output_projection(inputs.dense, module).weight.detach()
-        scores.append(fluctuation_scores(weight, statistics.gram.diagonal(), statistics.mean, num_groups))
+        if isinstance(statistics, MixtureStatistics):
+            scores.append(statistics.fluctuation(weight))
+        else:
+            scores.append(fluctuation_scores(weight, statistics.square_mean, statistics.mean, num_groups))
     return global_threshold_architecture(inputs.shape, inputs.budget, scores)
 
 

@@ -19,7 +19,8 @@ class Cost(Record):
     """Cost of one architecture.
 
     `decoder_parameters` counts the transformer blocks only, `total_parameters` the whole model. `flops_per_token` are
-    two per matrix entry of the blocks (attention scores, which grow with the context, and the head are outside).
+    two per matrix entry of the blocks that a token meets (attention scores, which grow with the context, and the head
+    are outside): of a mixture, the router, the experts that a token goes to, and the shared one.
     `kv_cache_bytes_per_token` assumes 2 bytes per entry.
     """
 
@@ -84,7 +85,7 @@ def module_parameters(shape: DenseShape, kind: BlockKind, width: int) -> int:
 
 
 def _module_flops(shape: DenseShape, kind: BlockKind, width: int) -> int:
-    return 2 * width * shape.block(kind).weights_per_group
+    return 2 * shape.block(kind).weights_at(width)
 
 
 def _module_cache(shape: DenseShape, kind: BlockKind, width: int) -> int:

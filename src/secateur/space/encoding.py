@@ -193,7 +193,7 @@ def _costs(source: FeatureSource) -> Block:
     kinds = [space.shape.block(module_of(index)[1]) for index in range(space.num_modules)]
     parameters = tuple(np.array(costs) / whole.decoder_parameters for costs in space.parameters)
     flops = tuple(
-        np.array(options) * 2 * kind.weights_per_group / whole.flops_per_token
+        np.array([2 * kind.weights_at(width) for width in options]) / whole.flops_per_token
         for options, kind in zip(space.options, kinds, strict=True)
     )
     heads = sum(widths[::2])

@@ -9,7 +9,7 @@ from pydantic import Field
 from secateur.data import Role
 from secateur.errors import BudgetError
 from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
-from secateur.pruning.calibration import CalibrationSums, ModuleStatistics, calibrate
+from secateur.pruning.calibration import CalibrationSums, Statistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER
 from secateur.runs.folder import Checkpoint, remove, written_whole
 from secateur.runs.progress import StageClock, stage_clock
@@ -77,7 +77,7 @@ def calibrate_stage(run: Run) -> Calibrated:
     return Calibrated(space, bank, uniform_bank, known.heuristics)
 
 
-def gather_statistics(run: Run, clock: StageClock) -> list[ModuleStatistics]:
+def gather_statistics(run: Run, clock: StageClock) -> list[Statistics]:
     """Run the calibration pass, or what an interruption has left of it."""
     dense, tokens, path = run.inputs.dense, run.inputs.sets[Role.CALIBRATION], run.folder.calibration
     begun = CalibrationSums.load(path, dense.model.device) if path.is_file() else None
@@ -95,13 +95,13 @@ def gather_statistics(run: Run, clock: StageClock) -> list[ModuleStatistics]:
     )
 
 
-def allocate(run: Run, statistics: list[ModuleStatistics]) -> Architecture | None:
+def allocate(run: Run, statistics: list[Statistics]) -> Architecture | None:
     """Give the architecture of a method that measures nothing; None for methods that search."""
     method = run.config.search.method
     return ALLOCATIONS[method](_allocation_inputs(run, statistics)) if method in ALLOCATIONS else None
 
 
-def heuristics(run: Run, statistics: list[ModuleStatistics]) -> dict[str, Architecture]:
+def heuristics(run: Run, statistics: list[Statistics]) -> dict[str, Architecture]:
     """Give what Secateur's own search begins with besides what it knows itself: FLAP's allocation."""
     if run.config.search.method != "secateur" or run.config.budget.max_drop is not None:
         return {}
@@ -112,7 +112,7 @@ def heuristics(run: Run, statistics: list[ModuleStatistics]) -> dict[str, Archit
         return {}
 
 
-def _allocation_inputs(run: Run, statistics: list[ModuleStatistics]) -> AllocationInputs:
+def _allocation_inputs(run: Run, statistics: list[Statistics]) -> AllocationInputs:
     inputs = run.inputs
     return AllocationInputs(
         dense=inputs.dense,
@@ -135,7 +135,7 @@ def method_space(run: Run, allocated: Architecture | None) -> SearchSpace:
 
 
 def build_run_bank(
-    run: Run, statistics: list[ModuleStatistics], space: SearchSpace, advance: Callable[[], None] = lambda: None
+    run: Run, statistics: list[Statistics], space: SearchSpace, advance: Callable[[], None] = lambda: None
 ) -> WeightBank:
     """Build the bank for every width of the space, in the run's order and with its reconstruction.
 

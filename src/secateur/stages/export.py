@@ -107,7 +107,10 @@ def write_llama_cpp(
 def _write_card(run: Run, folder: Path, form: LoadableForm, choice: Choice, rows: tuple[ModelRow, ...]) -> None:
     public = without_folders(run.config)
     uses = budget_uses(run.inputs.budget, run.inputs.shape, choice.architecture, run.inputs.original.shape)
-    card = model_card(public.model.name, form, rows, choice, run.export_dtype, to_yaml(public), uses)
+    whole = run.inputs.dense.shape.whole_experts
+    card = model_card(
+        public.model.name, form, rows, choice, run.export_dtype, to_yaml(public), uses, whole_experts=whole
+    )
     (folder / "README.md").write_text(card)
 
 

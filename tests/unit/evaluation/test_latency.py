@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 from transformers import Cache
 
 from secateur.evaluation.latency import WARM_UPS, measure_latency, median_seconds, narrowed, never_faster_when_wider
-from secateur.model.shape import BlockKind, block_names
+from secateur.model.shape import BlockKind, block_names, group_tensors
 from secateur.model.walk import DecoderWalk
 from tiny import REPRESENTATIVES
 
@@ -137,3 +138,20 @@ def test_a_token_is_decoded_with_what_the_prompt_left_in_the_cache(make_dense, f
     decoding = DecoderWalk(dense.model, dense.family).decoding_arguments(2, 9)
     (cache,) = [value for value in decoding.values() if isinstance(value, Cache)]
     assert cache.get_seq_length() == 10, "nine before, and the one that was decoded"
+
+
+@pytest.mark.parametrize(("experts", "width", "sizes"), [("widths", 8, (6, 8, 2)), ("whole", 1, (1, 48, 1))])
+def test_of_a_mixture_transformers_own_module_is_timed(make_dense, experts, width, sizes):
+    """The wide MLP that stands for it computes every expert for every token."""
+    dense = make_dense("mixtral", experts=experts)
+    _, module = narrowed(dense, BlockKind.MLP, width)
+    assert type(module).__module__.startswith("transformers.")
+    assert (module.experts.num_experts, module.experts.intermediate_dim, module.gate.top_k) == sizes
+    hidden = torch.randn(2, 7, 32)
+    slices = {
+        name: projection.weight.narrow(axis, 0, projection.weight.shape[axis] // dense.shape.ffn_width * width)
+        for name, (projection, axis) in group_tensors(dense.model.model.layers[0], dense.family, BlockKind.MLP).items()
+    }
+    weights = {f"{name}.weight": weight for name, weight in slices.items()}
+    expected = functional_call(dense.model.model.layers[0].mlp, weights, (hidden,))
+    torch.testing.assert_close(module(hidden), expected, atol=1e-5, rtol=1e-4)

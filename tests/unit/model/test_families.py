@@ -7,7 +7,7 @@ from secateur.model.families import FAMILIES, find_family
 
 def test_an_unknown_family_lists_the_known_ones_and_suggests_the_nearest():
     with pytest.raises(
-        ModelError, match=r"'qwen'.*known: .*llama, mistral, .*qwen2, qwen3, .*; did you mean 'qwen[23]'"
+        ModelError, match=r"'qwen'.*known: .*llama, mistral, .*qwen2, .*qwen3, .*; did you mean 'qwen[23]'"
     ):
         find_family("qwen")
 

@@ -110,12 +110,24 @@ def test_a_family_that_is_not_known(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "setting"), [("opt", {"do_layer_norm_before": False}), ("gpt2", {"add_cross_attention": True})]
+    ("family", "setting", "wanted"),
+    [
+        ("opt", {"do_layer_norm_before": False}, True),
+        ("gpt2", {"add_cross_attention": True}, False),
+        ("qwen2_moe", {"mlp_only_layers": [1]}, ()),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, 1),
+    ],
 )
-def test_a_model_of_a_known_family_in_a_form_that_is_not(save_model, tmp_path, family, setting):
+def test_a_model_of_a_known_family_in_a_form_that_is_not(save_model, tmp_path, family, setting, wanted):
     ((entry, value),) = setting.items()
     message = refusal(save_model(tmp_path / "model", family, **setting))
-    assert f"has {entry}={value}; of family '{family}' only models with {entry}={not value} can be pruned" in message
+    assert f"has {entry}={value}; of family '{family}' only models with {entry}={wanted} can be pruned" in message
+
+
+def test_experts_are_asked_for_by_width_or_whole(save_model, tmp_path):
+    folder = str(save_model(tmp_path / "model", "qwen2_moe"))
+    assert load_dense(folder, device="cpu").shape.ffn_width == 48
+    assert load_dense(folder, device="cpu", experts="whole").shape.ffn_width == 6
 
 
 def test_the_family_is_read_without_the_weights(save_model, tmp_path):

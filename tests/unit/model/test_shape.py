@@ -26,7 +26,20 @@ def test_sizes_and_counts_are_those_of_the_tensors(make_dense, family, ratio, ti
     assert shape.decoder_parameters + shape.parameters_outside == sum(p.numel() for p in dense.model.parameters())
     columns = projection_out(group_tensors(layers[0], dense.family, BlockKind.ATTENTION)).in_features
     assert shape.group_size(BlockKind.ATTENTION) == columns // 4
-    assert shape.group_size(BlockKind.MLP) == 1
+    assert shape.group_size(BlockKind.MLP) == (1 if shape.experts is None else 6)
+
+
+def test_a_token_meets_the_experts_that_it_goes_to(make_dense):
+    """Two of six; with whole experts fewer where fewer are left, and a row of the router for each that is."""
+    widths, whole = (make_dense("qwen2_moe", experts=experts).shape for experts in ("widths", "whole"))
+    shared, router, channel = 3 * 24 * 32 + 32, 32, 3 * 32
+    assert widths.mlp.weights_at(16) == 2 * 16 * channel + 6 * router + shared
+    assert [whole.mlp.weights_at(kept) for kept in (0, 1, 2, 5)] == [
+        0,
+        *(min(kept, 2) * 48 * channel + kept * router + shared for kept in (1, 2, 5)),
+    ]
+    assert (whole.ffn_width, whole.group_size(BlockKind.MLP)) == (6, 48)
+    assert whole.mlp.parameters == widths.mlp.parameters
 
 
 def test_without_a_size_of_their_own_heads_share_the_hidden_size(make_dense):

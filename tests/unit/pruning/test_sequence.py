@@ -333,3 +333,20 @@ def test_a_token_without_a_stream_weighs_finitely():
     assert weights[0, 0] == weights.max() == pytest.approx(1e3)
     assert weights[1, 4] == pytest.approx(1e-2)
     assert (weights[1, :4] == 1).all()
+
+
+@pytest.mark.parametrize("experts", ["widths", "whole"])
+def test_of_a_mixture_the_experts_change_and_not_where_tokens_go(prepare, experts):
+    prepared = prepare("qwen2_moe", experts=experts)
+    tokens = prepared.calibration.tokens
+    architecture = CUT if experts == "widths" else Architecture.from_widths((2, 3, 3, 2, 2, 4))
+    pruned = prune(prepared.dense, prepared.bank, architecture)
+    before = {name: tensor.clone() for name, tensor in pruned.state_dict().items()}
+    dense = final_stream(prepared.dense.model, tokens)
+    distance = (final_stream(pruned, tokens) - dense).square().mean()
+    reconstruct(prepared, pruned, architecture)
+    assert (final_stream(pruned, tokens) - dense).square().mean() < 0.95 * distance
+    for name, tensor in pruned.state_dict().items():
+        if ".mlp." in name:
+            stays = "router" in name or "shared_expert" in name
+            assert tensor.equal(before[name]) == stays, name

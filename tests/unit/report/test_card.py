@@ -41,3 +41,10 @@ def test_limits_of_another_kind_are_named_with_what_is_used_of_them(report, prep
     text = model_card("tiny", form, report.rows, report.choice, "bfloat16", to_yaml(RunConfig()), (use,))
     assert "Of its budget it uses 224 of 256 bytes of KV cache per token (dense: 384)." in text
     assert "Of its budget" not in card(report, prepared)
+
+
+def test_whole_experts_are_called_so(report, prepared):
+    form = express(prepared.dense, report.choice.architecture, "bfloat16")
+    text = model_card("tiny", form, report.rows, report.choice, "bfloat16", to_yaml(RunConfig()), whole_experts=True)
+    assert "| layer | KV heads | experts |" in text
+    assert "| layer | KV heads | FFN width |" in card(report, prepared)

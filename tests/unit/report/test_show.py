@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from secateur.config import RunConfig, to_yaml
 from secateur.errors import RunFolderError
 from secateur.model.shape import BlockKind
 from secateur.report.show import show_run
@@ -16,6 +17,7 @@ from secateur.space.smaller_space import Removed
 @pytest.fixture
 def root(tmp_path, report):
     """An unfinished run: two rounds of stages, three candidates, of which one failed and one is not measured yet."""
+    RunFolder(tmp_path).config.write_text(to_yaml(RunConfig()))
     with RunStore(RunFolder(tmp_path).database) as store:
         store.end_stage("load", 1.25, {})
         store.end_stage("calibrate", 20.5)
@@ -120,3 +122,10 @@ def test_a_round_whose_predictor_was_not_trusted_says_what_was_measured_instead(
     with RunStore(RunFolder(root).database) as store:
         store.end_stage("round 2", 0.0, fallen.model_dump(mode="json"))
     assert "none: neighbours" in printed(root)
+
+
+def test_whole_experts_are_called_so(root):
+    assert "KV heads / FFN width per layer" in printed(root)
+    whole = RunConfig().space.model_copy(update={"experts": "whole"})
+    RunFolder(root).config.write_text(to_yaml(RunConfig().model_copy(update={"space": whole})))
+    assert "KV heads / experts per layer" in printed(root)

@@ -30,6 +30,8 @@ def test_the_final_table_has_a_line_per_model_with_its_numbers(report):
 
 def test_the_architecture_is_shown_layer_by_layer(report):
     text = printed(architecture_table(report))
+    assert "FFN width" in text
+    assert "experts" in printed(architecture_table(report.model_copy(update={"whole_experts": True})))
     assert "3 of 4" in text
     assert "24 of 48" in text
     assert "██████··" in text

@@ -92,3 +92,16 @@ def test_calibration_statistics_are_left_as_they_were(make_inputs, prepared):
     for allocate in ALLOCATIONS.values():
         allocate(make_inputs())
     assert all(torch.equal(one.gram, other) for one, other in zip(prepared.statistics, before, strict=True))
+
+
+@pytest.mark.parametrize("experts", ["widths", "whole"])
+@pytest.mark.parametrize("method", ALLOCATIONS)
+def test_mixtures_are_allocated_as_other_models(prepare, method, experts):
+    prepared = prepare("qwen2_moe", experts=experts)
+    shape = prepared.dense.shape
+    budget = Budget.from_keep(shape, 0.7, 0.2)
+    inputs = AllocationInputs(
+        prepared.dense, shape, budget, prepared.statistics, prepared.walk, prepared.calibration, batch_tokens=96
+    )
+    used = budget.used(shape, ALLOCATIONS[method](inputs))
+    assert budget.admits(*used)

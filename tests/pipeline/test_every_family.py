@@ -29,7 +29,12 @@ def test_a_run_ends_in_an_export_of_that_family(
     tokenizer.save_pretrained(tmp_path / "decoder")
     inputs = {"model": {"name": str(tmp_path / "decoder")}, "data": {"sources": list(small_config.data.sources)}}
     short = {"search": {"measurements": 52, "reconstructed_share": 0.5, "finalists": 1}}
-    settings = [small_settings, inputs, short, {"budget": {"max_kv_cache_bytes": 10_000}, "space": {"experts": experts}}]
+    settings = [
+        small_settings,
+        inputs,
+        short,
+        {"budget": {"max_kv_cache_bytes": 10_000}, "space": {"experts": experts}},
+    ]
     report = finish(resolve(build_config(settings)), tmp_path / "run").report
     assert report.export.class_name.startswith(("Secateur", FAMILIES[family].class_prefix))
     assert report.row("secateur").kl < report.row("uniform").kl

@@ -51,7 +51,10 @@ def test_a_token_goes_to_no_more_experts_than_there_are(prepare, tmp_path):
     _, _, config = exported(prepared, (4, 1) * 3, tmp_path / "exported")
     assert config["num_experts_per_tok"] == 1
     form = express(prepared.dense, Architecture.from_widths((4, 1, 2, 5, 4, 0)), "float32")
-    sizes = [(layer.get("num_experts"), layer.get("num_experts_per_tok")) for layer in form.config["per_layer_config"].values()]
+    sizes = [
+        (layer.get("num_experts"), layer.get("num_experts_per_tok"))
+        for layer in form.config["per_layer_config"].values()
+    ]
     assert sizes == [(1, 1), (5, 2), (None, None)]
 
 
@@ -83,11 +86,6 @@ def test_experts_that_only_fill_up_are_refused(make_dense):
     with pytest.raises(ModelError, match="--target padded cannot fill layers up with experts: the router would"):
         check_target(dense, "padded", output_bias=False)
     check_target(make_dense("mixtral"), "padded", output_bias=False)
-
-
-def test_biases_of_experts_are_refused(make_dense):
-    with pytest.raises(ModelError, match=r"no place for the biases of pruning.reconstruction=bias, .*'qwen3_moe'"):
-        check_target(make_dense("qwen3_moe"), "per-layer", output_bias=True)
 
 
 def test_llama_cpp_is_refused(make_dense):

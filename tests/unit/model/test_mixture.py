@@ -74,7 +74,6 @@ def test_with_fewer_experts_the_router_chooses_among_those(make_dense):
         torch.testing.assert_close(found, stock(hidden[None])[0], atol=1e-5, rtol=1e-4)
 
 
-
 @torch.no_grad()
 def test_only_the_experts_that_a_token_goes_to_are_computed(make_dense):
     mixture, hidden = make_dense("qwen3_moe").model.model.layers[0].mlp, torch.randn(5, 32)

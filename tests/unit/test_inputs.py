@@ -10,11 +10,12 @@ from secateur import inputs
 from secateur.config import build_config
 from secateur.data import Role
 from secateur.demo import decoder_path
-from secateur.errors import BudgetError, DataError, InputError
+from secateur.errors import BudgetError, ConfigError, DataError, InputError
 from secateur.inputs import define_limits, load_paper_targets, time_blocks
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES
 from secateur.space.cost import COSTS, Budget, cost_of
 from secateur.space.sampling import sample_architectures
+from secateur.space_inputs import width_multiple
 
 
 class TestLimits:
@@ -37,6 +38,17 @@ class TestLimits:
         space, budget = self.limits(dense, reconstruction=reconstruction)
         assert space.shape == (dense.shape.with_output_bias() if reconstruction == "bias" else dense.shape)
         assert budget.ceiling == int(dense.shape.decoder_parameters * 0.7)
+
+    def test_biases_have_no_place_in_a_mixture(self, make_dense):
+        with pytest.raises(
+            ConfigError, match=r"bias has no place for its biases in a mixture .*'qwen3_moe' is; use none"
+        ):
+            self.limits(make_dense("qwen3_moe"), reconstruction="bias")
+
+    def test_any_number_of_experts_may_stay(self, make_dense):
+        """Widths are multiples of what hardware likes; of 128 experts those would be even."""
+        dense = make_dense("qwen3_moe", experts="whole", num_experts=128, moe_intermediate_size=4)
+        assert width_multiple(build_config([]), dense.shape) == 1
 
     @pytest.mark.parametrize("method", SEARCHES)
     def test_a_budget_that_the_space_cannot_meet_is_refused_for_searches(self, prepared, method):

@@ -56,9 +56,9 @@ def pad(dense: DenseModel, pruned: PreTrainedModel, architecture: Architecture, 
             if projection.bias is not None and axis == 0:
                 projection.bias = _resized(projection.bias, 0, present, wanted)
             projection.out_features, projection.in_features = projection.weight.shape
-        for parameter in (p for output in outputs_of(layer, dense.family, kind) for p in output.parameters()):
-            if width == 0:
-                parameter.zero_()
+        given = outputs_of(layer, dense.family, kind) if width == 0 else []
+        for parameter in (parameter for output in given for parameter in output.parameters()):
+            parameter.zero_()
         longer = (wanted / present) ** 0.5
         norms, projections = cut_norms(layer, dense.family, kind), group_tensors(layer, dense.family, kind)
         for name, normed in names.cut_norms:

@@ -17,11 +17,6 @@ def check_target(dense: DenseModel, target: str, *, output_bias: bool) -> None:
     if target == "gguf":
         check_gguf(dense)
     shape = dense.shape
-    if shape.experts is not None and output_bias:
-        raise ModelError(
-            f"a mixture of experts has no place for the biases of pruning.reconstruction=bias, and family "
-            f"{dense.family.model_type!r} is one; use another reconstruction"
-        )
     if target == "padded" and shape.whole_experts:
         raise ModelError(
             "--target padded cannot fill layers up with experts: the router would send tokens to them; use "

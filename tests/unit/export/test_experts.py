@@ -88,11 +88,6 @@ def test_experts_that_only_fill_up_are_refused(make_dense):
     check_target(make_dense("mixtral"), "padded", output_bias=False)
 
 
-def test_biases_of_experts_are_refused(make_dense):
-    with pytest.raises(ModelError, match=r"no place for the biases of pruning.reconstruction=bias, .*'qwen3_moe'"):
-        check_target(make_dense("qwen3_moe"), "per-layer", output_bias=True)
-
-
 def test_llama_cpp_is_refused(make_dense):
     with pytest.raises(ModelError, match="family 'mixtral' cannot be written as GGUF"):
         check_target(make_dense("mixtral"), "gguf", output_bias=False)

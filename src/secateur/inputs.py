@@ -284,11 +284,6 @@ def define_limits(
     Raises:
         BudgetError, ConfigError: As their names say.
     """
-    if dense.shape.experts is not None and config.pruning.reconstruction == "bias":
-        raise ConfigError(
-            f"pruning.reconstruction=bias has no place for its biases in a mixture of experts, which family "
-            f"{dense.family.model_type!r} is; use none, least_squares or sequential"
-        )
     costs = COSTS | latency.costs if latency else COSTS
     space = space_of(config, dense, costs)
     if config.budget.max_drop is not None:

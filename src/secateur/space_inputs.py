@@ -91,7 +91,19 @@ def width_multiple(config: RunConfig, shape: DenseShape) -> int:
 
 
 def _counted_shape(config: RunConfig, dense: DenseModel) -> DenseShape:
-    return dense.shape.with_output_bias() if config.pruning.reconstruction == "bias" else dense.shape
+    """Give the shape by which architectures are counted.
+
+    Raises:
+        ConfigError: Narrowed blocks are to gain biases, and have no place for them.
+    """
+    if config.pruning.reconstruction != "bias":
+        return dense.shape
+    if dense.shape.experts is not None:
+        raise ConfigError(
+            f"pruning.reconstruction=bias has no place for its biases in a mixture of experts, which family "
+            f"{dense.family.model_type!r} is; use none, least_squares or sequential"
+        )
+    return dense.shape.with_output_bias()
 
 
 def searchable(space: SearchSpace, budget: Budget, seed: int) -> tuple[SearchSpace, Budget]:

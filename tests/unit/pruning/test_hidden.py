@@ -13,7 +13,11 @@ from secateur.model.walk import DecoderWalk
 from secateur.pruning.hidden import channel_importance, check_hidden, hidden_parameters, narrow_hidden
 from secateur.pruning.sequence import DenseStreams
 
-BOUND = {name for name, family in FAMILIES.items() if family.stock_heads == "dense" or family.norms_add_one}
+BOUND = {
+    name
+    for name, family in FAMILIES.items()
+    if family.stock_heads == "dense" or family.norms_add_one or family.mlp.experts is not None
+}
 FREE = sorted(set(FAMILIES) - BOUND)
 # A norm that subtracts the mean turns channels that are zero into ones that are not.
 LIVE, WITH_DEAD_CHANNELS = 24, [name for name in FREE if name != "starcoder2"]

@@ -3,14 +3,16 @@
     OMP_NUM_THREADS=1 python benchmarks/memory.py [--head-dims 10,18,30] [--stored float32] [--set FIELD=VALUE ...]
 
 Random Llamas in the proportions of one with 3B parameters (28 layers, 24 query and 8 KV heads, an FFN of 8/3 of the
-hidden size), saved in shards, each pruned end to end in a process of its own; `--head-dims 128` is the 3B model itself. The
-vocabulary is the demo's and the token counts are small, so that layers are what fills memory. Every 10 ms the resident
-memory of that process and of those it starts (the export is checked in another) is read from /proc. First it prunes a model
-of next to nothing: what is resident after that is libraries, and is taken off; so is what checking that export took.
+hidden size), saved in shards, each pruned end to end in a process of its own; `--head-dims 128` is the 3B model itself.
+The vocabulary is the demo's and the token counts are small, so that layers are what fills memory. Every 20 ms
+/proc/PID/smaps_rollup of that process and of those it starts (the export is checked in another) is read; a page that
+several share counts once. First it prunes a model of next to nothing: what is there after that is libraries, and is
+taken off; so is what checking that export took. Memory that is freed goes back to the kernel above 128 KiB
+(MALLOC_MMAP_THRESHOLD_), as it does by itself above 32 MiB: tensors of a large model are larger than that.
 
 `anonymous` is what the kernel cannot drop; `resident` counts pages of files that are mapped too, which it drops where
-memory is short. Both are divided by the model's bytes in the type that is computed in. `growth` is the difference of peaks
-between neighbouring sizes over the difference of bytes: nothing that is constant is in it.
+memory is short. Both are divided by the model's bytes in the type that is computed in. `growth` is the difference of
+peaks between neighbouring sizes over the difference of bytes: nothing that is constant is in it.
 
 Writes benchmarks/results/memory.json.
 """
@@ -26,6 +28,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,8 @@ from secateur.runs.progress import Event, StageStarted
 RESULTS = Path(__file__).parent / "results"
 LAYERS, QUERY_HEADS, KV_HEADS = 28, 24, 8
 SMALLEST_HEAD = 2
-SECONDS_BETWEEN_SAMPLES = 0.01
+SECONDS_BETWEEN_SAMPLES = 0.02
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
 SETTINGS: dict[str, dict[str, Any]] = {
     "data": {
         "sources": ["demo"],
@@ -102,14 +106,13 @@ def run_both(folder: Path, settings: Sequence[str]) -> None:
 
 
 def resident_bytes(pid: int) -> tuple[int, int]:
-    """Give anonymous and all resident memory of a process; zeros when it is gone."""
+    """Give anonymous and all resident memory of a process, of shared pages its share; zeros when it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0, 0
-    found = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
-    anonymous = int(found.get("RssAnon", 0)) * 1024
-    return anonymous, anonymous + sum(int(found.get(name, 0)) for name in ("RssFile", "RssShmem")) * 1024
+    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss")}
+    return found.get("Pss_Anon", 0), found.get("Pss", 0)
 
 
 def children(pid: int) -> list[int]:
@@ -127,7 +130,7 @@ def peaks(folder: Path, settings: Sequence[str]) -> dict[str, dict[str, int]]:
     """Run in another process; give the peak bytes per stage of the model that counts, without libraries."""
     command = [sys.executable, __file__, "--child", str(folder), *(f"--set={text}" for text in settings)]
     with (folder / "stages").open("w+") as stages:
-        process = subprocess.Popen(command, stdout=stages)
+        process = subprocess.Popen(command, stdout=stages, env=os.environ | ENVIRONMENT)
         base, check = (0, 0), (0, 0)
         most: dict[str, dict[str, int]] = defaultdict(lambda: {"anonymous": 0, "resident": 0})
         while process.poll() is None:
@@ -175,7 +178,7 @@ def measured(head_dim: int, stored: str, settings: Sequence[str]) -> dict[str, A
 
 
 def with_growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for smaller, larger in zip(rows, rows[1:], strict=False):
+    for smaller, larger in pairwise(rows):
         more = larger["bytes"] - smaller["bytes"]
         larger["growth"] = {
             kind: round((larger["peak"][kind] - smaller["peak"][kind]) / more, 3) for kind in ("anonymous", "resident")
@@ -216,6 +219,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "stored": arguments.stored,
+        "environment": ENVIRONMENT,
         "settings": SETTINGS,
         "rows": rows,
     }

@@ -1,6 +1,7 @@
 """Sequential reconstruction: the chosen model's projections, solved again on its own activations."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -46,16 +47,8 @@ class DenseStreams:
     def __iter__(self) -> Iterator[list[Tensor]]:
         """Give 1 + number of modules streams, each a list of batches."""
         if self._fits and not self._kept:
-            self._kept = list(self._walked())
-        return iter(self._kept) if self._fits else self._walked()
-
-    @torch.no_grad()
-    def _walked(self) -> Iterator[list[Tensor]]:
-        stream = [self._walk.embed(batch) for batch in self.batches]
-        yield stream
-        for index in range(2 * len(self._walk.layers)):
-            stream = [self._walk.block(*module_of(index), hidden) for hidden in stream]
-            yield stream
+            self._kept = list(self._walk.states(self.batches))
+        return iter(self._kept) if self._fits else self._walk.states(self.batches)
 
 
 @torch.no_grad()
@@ -103,19 +96,14 @@ def reconstruct_in_sequence(
             tensors = group_tensors(decoder_layers(pruned, dense.family)[layer], dense.family, kind)
             output = projection_out(tensors)
             into_groups = [projection for projection, axis in tensors.values() if axis == 0]
-            normed = [pruned_walk.normed_input(layer, kind, state) for state in pruned_stream]
-            wanted = [walk.normed_input(layer, kind, state) for state in dense_before]
-            _correct_inputs(into_groups, normed, wanted, ridge)
+            # Of what is as large as the stream only one batch is made at a time: the set's tokens outweigh a layer.
+            read = partial(pruned_walk.normed_input, layer, kind)
+            wanted = (walk.normed_input(layer, kind, state) for state in dense_before)
+            missing = (z - read(state) for z, state in zip(wanted, pruned_stream, strict=True))
+            _correct_inputs(into_groups, map(read, pruned_stream), missing, ridge)
             inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
-            after = [walk.stream(state) for state in dense_stream]
-            residuals = [
-                wanted_output(
-                    pruned_walk, layer, kind, a - pruned_walk.stream(state), F.linear(x, output.weight, output.bias)
-                )
-                for a, state, x in zip(after, pruned_stream, inputs, strict=True)
-            ]
-            errors = [r - output(x) for r, x in zip(residuals, inputs, strict=True)]
-            weights = [inverse_squares(each) for each in after]
+            errors = map(partial(_error, pruned_walk, layer, kind, output), inputs, pruned_stream, dense_stream)
+            weights = (inverse_squares(walk.stream(state)) for state in dense_stream)
             _add(output, least_squares(inputs, errors, ridge, weights))
             post_norm = block_names(dense.family, kind).post_norm
             scaled = partial(pruned_walk.scaled, pruned_walk.layers[layer], post_norm)
@@ -137,7 +125,7 @@ def inverse_squares(stream: Float[Tensor, "*batch hidden"]) -> Float[Tensor, " *
 
 
 def least_squares(
-    inputs: list[Tensor], targets: list[Tensor], ridge: float, weights: list[Tensor] | None = None
+    inputs: Iterable[Tensor], targets: Iterable[Tensor], ridge: float, weights: Iterable[Tensor] | None = None
 ) -> Float[Tensor, "target_columns input_columns"]:
     """Give the matrix A with the least mean w ||A x - y||^2 + lambda ||A||^2 over all tokens, in float64.
 
@@ -147,9 +135,9 @@ def least_squares(
     """
     gram: Tensor | float = 0.0
     cross: Tensor | float = 0.0
-    for index, (x, y) in enumerate(zip(inputs, targets, strict=True)):
+    for x, y, w in zip(inputs, targets, itertools.repeat(None) if weights is None else weights, strict=False):
         flat = x.flatten(0, -2).float()
-        weighted = flat if weights is None else flat * weights[index].reshape(-1, 1)
+        weighted = flat if w is None else flat * w.reshape(-1, 1)
         gram = gram + weighted.T @ flat
         cross = cross + weighted.T @ y.flatten(0, -2).float()
     assert isinstance(gram, Tensor)
@@ -157,9 +145,10 @@ def least_squares(
     return torch.linalg.solve(damped(gram, ridge), cross.double()).T
 
 
-def _correct_inputs(projections: list[nn.Linear], normed: list[Tensor], wanted: list[Tensor], ridge: float) -> None:
-    """Make projections see `wanted`, as far as a linear map of `normed` gives it."""
-    missing = [z - x for x, z in zip(normed, wanted, strict=True)]
+def _correct_inputs(
+    projections: list[nn.Linear], normed: Iterable[Tensor], missing: Iterable[Tensor], ridge: float
+) -> None:
+    """Make projections see what is missing from `normed` too, as far as a linear map of it gives that."""
     correction = least_squares(normed, missing, ridge)
     for projection in projections:
         _add(projection, projection.weight.double() @ correction)
@@ -168,6 +157,22 @@ def _correct_inputs(projections: list[nn.Linear], normed: list[Tensor], wanted: 
 def _add(projection: nn.Linear, change: Tensor) -> None:
     weight = (projection.weight.double() + change).to(projection.weight.dtype)
     projection.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _error(
+    walk: DecoderWalk, layer: int, kind: BlockKind, output: nn.Linear, x: Tensor, before: Tensor, after: Tensor
+) -> Tensor:
+    """Give what a projection should give besides what it gives.
+
+    Args:
+        walk: Of the pruned model.
+        x: The projection's input.
+        before: The pruned model's state before the module.
+        after: The dense model's behind it.
+    """
+    residual = walk.stream(after) - walk.stream(before).to(after.device)
+    wanted = wanted_output(walk, layer, kind, residual, F.linear(x, output.weight, output.bias))
+    return wanted - output(x)
 
 
 def wanted_output(walk: DecoderWalk, layer: int, kind: BlockKind, residual: Tensor, output: Tensor) -> Tensor:

@@ -40,8 +40,9 @@ from secateur.pruning.calibration import Statistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER
 from secateur.report.comparison import Cell, Comparison, comparison_markdown
 from secateur.report.comparison_plot import draw_comparison
-from secateur.runs.folder import RunFolder, written_whole
+from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import Event, Listener, StageAdvanced, silent, stage_clock
+from secateur.runs.shelf import Shelf
 from secateur.runs.store import RunStore
 from secateur.schema import derive_seed
 from secateur.search.ji2023 import PaperRecord
@@ -66,7 +67,7 @@ class Bench:
     texts: dict[str, TokenSet]
     reference: DenseReference
     listener: Listener
-    statistics: list[Statistics] = field(default_factory=list)
+    statistics: Sequence[Statistics] = ()
     banks: "OrderedDict[object, WeightBank]" = field(default_factory=OrderedDict)
 
     @property
@@ -125,6 +126,7 @@ def run_comparison(
                 cell = make_cell(bench, plan, len(comparison.cells) + 1, len(plans))
                 comparison = comparison.model_copy(update={"cells": (*comparison.cells, cell)})
                 write(folder, comparison)
+        remove(folder.calibration)
         comparison = comparison.model_copy(update={"finished": True})
         with written_whole(folder.table) as path:
             path.write_text(comparison_markdown(comparison))
@@ -211,12 +213,13 @@ def calibrate_seed(bench: Bench, plans: Sequence[Plan]) -> None:
     config, inputs = plans[0].config, bench.inputs
     tokens = inputs.sets[Role.CALIBRATION]
     batch_tokens = config.evaluation.batch_tokens
-    batches = -(-len(tokens.tokens) // max(1, batch_tokens // tokens.sequence_length))
     fisher = any(plan.config.pruning.importance in NEEDS_FISHER for plan in plans)
     bench.banks.clear()
-    with stage_clock(f"calibrate, seed {config.seed}", bench.listener, batches) as clock:
+    remove(bench.folder.calibration)
+    shelf, steps = Shelf(bench.folder.calibration), 2 * inputs.dense.shape.num_layers
+    with stage_clock(f"calibrate, seed {config.seed}", bench.listener, steps) as clock:
         seed = derive_seed(config.seed, "calibrate")
-        bench.statistics = calibrate(inputs.dense, tokens, batch_tokens, seed, clock.advance, fisher=fisher)
+        bench.statistics = calibrate(inputs.dense, tokens, batch_tokens, seed, clock.advance, fisher, shelf)
 
 
 def make_cell(bench: Bench, plan: Plan, number: int, total: int) -> Cell:

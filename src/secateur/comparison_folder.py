@@ -51,6 +51,11 @@ class ComparisonFolder:
     def picture(self) -> Path:
         return self.root / "comparison.png"
 
+    @property
+    def calibration(self) -> Path:
+        """What the calibration of the seed at work has put aside."""
+        return self.root / "calibration"
+
     def cell(self, name: str) -> RunFolder:
         return RunFolder(self.root / "cells" / name)
 

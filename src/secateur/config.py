@@ -22,6 +22,9 @@ class ModelConfig(Record):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="computing type; auto = float32 on a CPU, as stored on a GPU"
     )
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="instead of a device, as accelerate takes it: auto, balanced, or devices by module"
+    )
     revision: str | None = Field(None, description="revision of a hub model")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 

@@ -162,7 +162,10 @@ def stored_latency(folder: RunFolder) -> LatencyTable | None:
 
 
 def load_inputs(
-    config: RunConfig, latency: LatencyTable | None = None, advance: Callable[[], None] = lambda: None
+    config: RunConfig,
+    latency: LatencyTable | None = None,
+    advance: Callable[[], None] = lambda: None,
+    scratch: Path | None = None,
 ) -> Inputs:
     """Load model and text, define the space, and refuse what cannot work.
 
@@ -171,6 +174,7 @@ def load_inputs(
     Args:
         latency: The table of an earlier process; blocks are timed where it is missing and the budget limits latency.
         advance: Called now and then while they are timed.
+        scratch: Folder for files without a name, from which the model's weights are mapped (see `load_dense`).
 
     Raises:
         ModelError, DataError, ConfigError, BudgetError: As their names say.
@@ -195,7 +199,14 @@ def load_inputs(
     )
     group_documents = assign_group_documents(data.groups, documents, data.text_field)
     dense = load_dense(
-        name, model.device, model.dtype, model.revision, model.trust_remote_code, experts=config.space.experts
+        name,
+        model.device,
+        model.dtype,
+        model.revision,
+        model.trust_remote_code,
+        model.device_map,
+        scratch,
+        config.space.experts,
     )
     if config.space.hidden:
         check_hidden(dense.family)
@@ -222,7 +233,7 @@ def load_inputs(
         data.sequence_length,
         {Role.SELECTION: data.group_tokens, Role.EVALUATION: data.evaluation_tokens},
     )
-    walk = DecoderWalk(dense.model, dense.family)
+    walk = DecoderWalk(dense.model, dense.family, release=dense.release)
     if not config.budget.limits_latency:
         latency = None
     elif latency is None:
@@ -232,6 +243,7 @@ def load_inputs(
     fingerprints |= {
         f"group {group}, {role}": tokens.fingerprint for group, each in groups.items() for role, tokens in each.items()
     }
+    dense.release()
     paper = load_paper_targets(config, dense) if config.search.method == JI2023 else None
     if paper is not None:
         fingerprints |= {f"target {name}": tokens.fingerprint for name, tokens in paper.texts.items()}

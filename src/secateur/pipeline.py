@@ -49,7 +49,7 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> 
     if folder.report.is_file():
         return Report.model_validate_json(folder.report.read_text())
     with stage_clock("load", listener) as clock:
-        inputs = load_inputs(config, stored_latency(folder), clock.advance)
+        inputs = load_inputs(config, stored_latency(folder), clock.advance, folder.scratch)
         clock.note = inputs.summary
     root.mkdir(parents=True, exist_ok=True)
     with folder.held():

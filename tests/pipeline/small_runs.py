@@ -19,7 +19,6 @@ from secateur.report.record import Report
 from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
 from secateur.runs.store import RunStore
 from secateur.space.candidate import Measurement
-from secateur.stages import calibrate
 
 # What transformers imports when a model is loaded and not before: seconds, in every process.
 LAZY = ("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto")
@@ -86,8 +85,6 @@ def _run_and_die(config: RunConfig | ComparisonConfig, root: Path, moment: Momen
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(1)
-    # The tests' calibration is over before its first checkpoint would be due.
-    calibrate.CHECKPOINT_SECONDS = 0.0
     run: Callable[..., object] = run_pipeline if isinstance(config, RunConfig) else run_comparison
     run(config, root, kill)
 

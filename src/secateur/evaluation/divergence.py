@@ -35,7 +35,7 @@ class DenseReference:
         self.token_set = token_set
         self.batches = token_set.tokens.to(walk.device).split(batch_windows)
         self._walk = walk
-        self._normed = [walk.normed(batch) for batch in self.batches]
+        self._normed = walk.normed(self.batches)
         vocabulary = walk.model.config.vocab_size
         self._log_probabilities: dict[tuple[int, int], Tensor] | None = (
             {} if token_set.num_tokens * vocabulary * 4 <= KEPT_LOG_PROBABILITIES_BYTES else None
@@ -65,7 +65,7 @@ class DenseReference:
             rows = slice(start, start + ROWS)
             log_q = model.logits(normed[rows]).float().log_softmax(-1)
             log_p = self._dense_log_probabilities(index, rows)
-            loss.append(F.nll_loss(log_q, labels[rows], reduction="none"))
+            loss.append(F.nll_loss(log_q, labels[rows].to(log_q.device), reduction="none"))
             kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
         shape = (len(tokens), -1)
         return WindowScores(torch.cat(loss).view(shape).mean(1).cpu(), torch.cat(kl).view(shape).mean(1).cpu())

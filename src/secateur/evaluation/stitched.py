@@ -7,7 +7,6 @@ from typing import Protocol as Interface
 from typing import runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -88,19 +87,11 @@ class StitchedModel:
 
 
 @torch.no_grad()
-def model_stream(walk: DecoderWalk, batch: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length hidden"]:
-    """Give the residual stream after a model's last block, for one batch."""
-    hidden = walk.embed(batch)
-    for module in range(2 * len(walk.layers)):
-        hidden = walk.block(*module_of(module), hidden)
-    return hidden
-
-
-@torch.no_grad()
 def score_model(model: PreTrainedModel, family: Family, walk: DecoderWalk, reference: DenseReference) -> WindowScores:
     """Score a pruned model, as it stands, on the reference's token set. `walk` is the dense model's."""
     own = DecoderWalk(model, family, source=walk)
-    parts = [reference.score(index, model_stream(own, batch), own) for index, batch in enumerate(reference.batches)]
+    states = walk.last_states(reference.batches) if model is walk.model else own.last_states(reference.batches)
+    parts = [reference.score(index, state, own) for index, state in enumerate(states)]
     return WindowScores(torch.cat([part.loss for part in parts]), torch.cat([part.kl for part in parts]))
 
 

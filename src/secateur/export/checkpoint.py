@@ -5,10 +5,13 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import save_torch_state_dict
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from secateur.export.form import ExportedForm
 from secateur.export.modeling_file import MODULE, config_class_name, model_class_name, modeling_file
@@ -58,11 +61,11 @@ def save_checkpoint(
         shard_size: Of a file of weights, at most; more than one get an index beside them.
     """
     folder.mkdir(parents=True)
-    state = {name: tensor.to(DTYPES[dtype]) for name, tensor in _renumbered_state(dense, pruned).items()}
+    state = _renumbered_state(dense, pruned)
     if dense.family.mlp.experts is not None and not form.remote_code:
         # As the hub has it, a tensor per expert, which is what others than transformers read.
-        state = {name: tensor.clone() for name, tensor in revert_weight_conversion(dense.model, state).items()}
-    save_torch_state_dict(state, folder, max_shard_size=shard_size)
+        state = revert_weight_conversion(dense.model, state)
+    _save_shards(state, DTYPES[dtype], folder, shard_size)
     (folder / "config.json").write_text(json.dumps(form.config, indent=2, sort_keys=True) + "\n")
     for name, text in form.files.items():
         (folder / name).write_text(text)
@@ -72,10 +75,24 @@ def save_checkpoint(
         generation.save_pretrained(folder)
 
 
+def _save_shards(state: dict[str, Tensor], dtype: torch.dtype, folder: Path, shard_size: str) -> None:
+    """Write tensors in files of at most a size, with an index where they are several; one is converted at a time."""
+    sizes = {name: torch.empty(tensor.shape, dtype=dtype, device="meta") for name, tensor in state.items()}
+    split = split_torch_state_dict_into_shards(sizes, max_shard_size=shard_size)
+    for file, names in split.filename_to_tensors.items():
+        tensors = {name: state[name].to(dtype).contiguous() for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2))
+
+
 def round_weights(model: PreTrainedModel, dtype: str) -> None:
     """Round a model's weights in place to what an export in `dtype` holds, so that what is evaluated is what ships."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(DTYPES[dtype]).to(parameter.dtype)
+        rounded = parameter.data.to(DTYPES[dtype]).to(parameter.dtype)
+        if not torch.equal(rounded, parameter.data):  # what is shared with the dense model stays so
+            parameter.data = rounded
 
 
 def _renumbered_state(dense: DenseModel, pruned: PreTrainedModel) -> dict[str, Tensor]:
@@ -93,7 +110,7 @@ def _renumbered_state(dense: DenseModel, pruned: PreTrainedModel) -> dict[str, T
         if name.startswith(prefix):
             index, rest = name.removeprefix(prefix).split(".", 1)
             name = f"{prefix}{position[int(index)]}.{rest}"  # noqa: PLW2901
-        state[name] = tensor.contiguous()
+        state[name] = tensor
     return state
 
 

@@ -48,7 +48,8 @@ def verify_export(
     """Load `folder` in a fresh process; compare logits, parameters, tokens, and generation with and without cache.
 
     Args:
-        pruned: The model in memory whose logits the folder must give.
+        pruned: The model in memory whose logits the folder must give. Its weights are gone afterwards, so that they are
+            not in memory twice.
         num_parameters: The count that the search was charged for.
 
     Raises:
@@ -56,6 +57,8 @@ def verify_export(
     """
     reference = pruned.float()
     logits = reference(input_ids=probe.to(reference.device), use_cache=False).logits.cpu()
+    pruned.to("meta")  # type: ignore[arg-type]
+    dense.release()
     seen = load_in_fresh_process(folder, dense, probe.cpu(), logits, remote_code=form.remote_code)
     if seen.num_parameters != num_parameters:
         raise ExportError(f"{folder} has {seen.num_parameters} parameters when loaded, {num_parameters} were counted")

@@ -20,15 +20,18 @@ from transformers import (
 
 from secateur.errors import ModelError
 from secateur.model.families import Family, find_family, with_experts
+from secateur.model.mapped import MappedWeights, check_room
+from secateur.model.placement import DeviceMap, on_host, refuse_offloaded, resolve_device_map
 from secateur.model.separate import separate
-from secateur.model.shape import DenseShape, read_shape
+from secateur.model.shape import DenseShape, decoder_layers, read_shape
+from secateur.model.stored import has_buffers_of, stored_alike
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class DenseModel:
-    """A dense model ready to be measured, with what it was stored as."""
+    """A dense model ready to be measured, with what it was stored as, and its layers' weights where they are mapped."""
 
     name: str
     model: PreTrainedModel
@@ -36,6 +39,12 @@ class DenseModel:
     family: Family
     shape: DenseShape
     stored_dtype: str
+    mapped_layers: tuple[MappedWeights, ...] = ()
+
+    def release(self, layer: int | None = None) -> None:
+        """Let a layer's weights, or all layers', leave memory until they are used, where they are mapped."""
+        for weights in self.mapped_layers if layer is None else self.mapped_layers[layer : layer + 1]:
+            weights.release()
 
     def fingerprint(self) -> str:
         """Identify the weights by 64 entries of every tensor, spread over it: cheap, and any fine-tuning changes it."""
@@ -62,32 +71,54 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_causal_model(
-    name: str, device: str = "auto", dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    *,
+    as_stored: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Load any causal model of transformers with its tokenizer, in evaluation mode.
 
     Args:
         dtype: `auto` computes in float32 on a CPU and in the stored type on a GPU.
+        device_map: As accelerate takes it; in place of a device.
+        as_stored: Leave parameters on a CPU in the type that they are stored in, if nothing else depends on it: they
+            are then views of the checkpoint's files, and take no memory. `config.dtype` says what was wanted.
 
     Returns:
         Model, tokenizer, and the name of the dtype that the checkpoint is stored in.
 
     Raises:
         ModelError: The folder is missing, holds no model, or its files cannot be read.
+        ConfigError: The device map cannot be used.
     """
-    target = choose_device(device)
+    places = resolve_device_map(device, device_map) if device_map is not None else None
+    target = choose_device(device) if places is None else None
+    on_cpu = target.type == "cpu" if target is not None else places is not None and on_host(places)
     stored = read_config(name, revision, trust_remote_code).dtype
 
     def load(wanted: torch.dtype | str) -> tuple[PreTrainedModel, dict[str, Any]]:
         return AutoModelForCausalLM.from_pretrained(  # type: ignore[return-value]
-            name, dtype=wanted, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True
+            name,
+            dtype=wanted,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            device_map=places,
         )
 
     with _refusing(name, trust_remote_code):
         # A config that does not say what its tensors are stored in is rare; only loading them tells.
         stored_name = str(stored or load("auto")[0].dtype).removeprefix("torch.")
-        chosen = dtype if dtype != "auto" else ("float32" if target.type == "cpu" else stored_name)
-        model, loading = load(DTYPES[chosen])
+        chosen = dtype if dtype != "auto" else ("float32" if on_cpu else stored_name)
+        keeps = as_stored and on_cpu and chosen != stored_name and stored_alike(Path(name), stored_name)
+        model, loading = load(DTYPES[stored_name if keeps else chosen])
+        if keeps and has_buffers_of(model, DTYPES[stored_name]):
+            model, loading = load(DTYPES[chosen])
+        model.config.dtype = DTYPES[chosen]
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     absent = sorted(loading["missing_keys"])
     if absent:
@@ -95,7 +126,9 @@ def load_causal_model(
             f"model {name!r} lacks {len(absent)} tensors that its config asks for, {absent[0]!r} the first; "
             "the checkpoint is incomplete: copy or download it again"
         )
-    model.to(target)  # type: ignore[arg-type]
+    if target is not None:
+        model.to(target)  # type: ignore[arg-type]
+    refuse_offloaded(model)
     return model.eval(), tokenizer, stored_name
 
 
@@ -152,21 +185,29 @@ def load_dense(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    scratch: Path | None = None,
     experts: Literal["widths", "whole"] = "widths",
 ) -> DenseModel:
     """Load a dense decoder of a known family.
 
     Args:
+        scratch: Folder for files of its weights, from which they are mapped where they are computed with on a CPU: then
+            they need not all be in memory, and it is never there twice.
         experts: Whether the groups of a mixture are channels of all experts, or whole experts.
 
     Raises:
-        ModelError: As `load_causal_model`, the family is unknown, or has no experts to cut whole.
+        ModelError: As `load_causal_model`, the family is unknown or has no experts to cut whole, or the folder has too
+            little room.
+        ConfigError: The device map cannot be used.
     """
     # Before the weights, which may be a long download. A local folder's family is read without transformers, which does
     # not know every family and would say so in other words.
     family = find_family(read_model_type(name) or read_config(name, revision, trust_remote_code).model_type)
     family = with_experts(family, experts)
-    model, tokenizer, stored = load_causal_model(name, device, dtype, revision, trust_remote_code)
+    model, tokenizer, stored = load_causal_model(
+        name, device, dtype, revision, trust_remote_code, device_map, as_stored=scratch is not None
+    )
     model.requires_grad_(False)
     for entry, wanted in family.wanted:
         found = getattr(model.config, entry, wanted)
@@ -176,4 +217,14 @@ def load_dense(
                 " can be pruned"
             )
     separate(model, family)
-    return DenseModel(name, model, tokenizer, family, read_shape(model, family), stored)
+    shape = read_shape(model, family)
+    layers: tuple[MappedWeights, ...] = ()
+    if scratch is not None:
+        computed = model.config.dtype
+        assert isinstance(computed, torch.dtype), "set when it was loaded"
+        check_room(model, scratch, computed)
+        in_layers = [list(layer.parameters()) for layer in decoder_layers(model, family)]
+        known = {id(parameter) for own in in_layers for parameter in own}
+        MappedWeights((each for each in model.parameters() if id(each) not in known), scratch, computed)
+        layers = tuple(MappedWeights(own, scratch, computed) for own in in_layers)
+    return DenseModel(name, model, tokenizer, family, shape, stored, layers)

@@ -4,7 +4,7 @@ Masks, rotary embeddings and whatever else a family hands to its layers are capt
 model and replayed, so that no family's attention is written again here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from typing import Any
@@ -33,13 +33,25 @@ class DecoderWalk:
     All windows must be full (no padding): the captured masks depend on the batch's size only.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family, source: "DecoderWalk | None" = None) -> None:
-        """`source` is the walk of the dense model whose layer arguments a pruned model shares."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        source: "DecoderWalk | None" = None,
+        release: Callable[[int], None] = lambda _layer: None,
+    ) -> None:
+        """Take a model to walk.
+
+        Args:
+            source: Walk of the dense model whose layer arguments a pruned model shares.
+            release: Called with a layer that has been left behind: its weights are not needed now.
+        """
         self.model = model
         self.family = family
         self.layers = decoder_layers(model, family)
         self.parallel = bool(family.parallel_residual) and bool(getattr(self.layers[0], family.parallel_residual))
         self._source = source
+        self.release = release
         self._arguments: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     @property
@@ -124,6 +136,8 @@ class DecoderWalk:
         output: Float[Tensor, "windows length hidden"] | None,
     ) -> Float[Tensor, "windows length state"]:
         """Give the state after a block that adds `output`; None for a block that is gone."""
+        if output is not None:
+            state = state.to(output.device)  # the layer before may lie on another
         if not self.parallel:
             return state if output is None else state + output
         stream, read = state.chunk(2, dim=-1)
@@ -147,12 +161,32 @@ class DecoderWalk:
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @torch.no_grad()
-    def normed(self, tokens: Int[Tensor, "windows length"]) -> Float[Tensor, "windows length hidden"]:
-        """Walk from tokens to behind the final norm."""
-        state = self.embed(tokens)
+    def states(self, batches: Sequence[Int[Tensor, "_windows length"]]) -> Iterator[list[Tensor]]:
+        """Give the states of batches before the first block, and after each.
+
+        All batches go through a block before any goes through the next: one layer's weights are needed at a time.
+        """
+        states = [self.embed(batch) for batch in batches]
+        yield states
         for index in range(2 * len(self.layers)):
-            state = self.block(*module_of(index), state)
-        return self.final_norm(state)
+            layer, kind = module_of(index)
+            states = [self.block(layer, kind, state) for state in states]
+            if kind is BlockKind.MLP:
+                self.release(layer)
+            yield states
+
+    @torch.no_grad()
+    def last_states(self, batches: Sequence[Int[Tensor, "_windows length"]]) -> list[Tensor]:
+        """Give the states of batches after the last block."""
+        states: list[Tensor] = []
+        for states in self.states(batches):  # noqa: B007 - the last is what counts
+            pass
+        return states
+
+    @torch.no_grad()
+    def normed(self, batches: Sequence[Int[Tensor, "_windows length"]]) -> list[Tensor]:
+        """Walk batches from tokens to behind the final norm."""
+        return [self.final_norm(state) for state in self.last_states(batches)]
 
     def arguments(self, num_windows: int, length: int) -> list[dict[str, Any]]:
         """Give what each layer's attention is handed besides the hidden state, for full windows of such a batch."""
@@ -180,6 +214,8 @@ class DecoderWalk:
             tokens = torch.zeros(num_windows, length, dtype=torch.long, device=self.device)
             # The backbone alone: logits of a large vocabulary would be computed for nothing.
             self.model.base_model(input_ids=tokens, use_cache=False)
+        for layer in range(len(self.layers)):
+            self.release(layer)
         return captured
 
     @contextmanager

@@ -3,18 +3,18 @@
 What an architecture keeps of a module is then a prefix: a candidate is put together from slices, and nothing is copied.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from secateur.model.loading import DenseModel
 from secateur.model.shape import DenseShape, cut_norms, decoder_layers, group_tensors, module_of, projection_out
+from secateur.pruning.bank_files import ByWidth, mapped_tensors, write_tensors
 from secateur.pruning.calibration import Statistics
 from secateur.pruning.mixture_bank import fit_mixture
 from secateur.pruning.mixture_statistics import MixtureStatistics
@@ -78,13 +78,14 @@ class WeightBank:
 
 def build_bank(
     dense: DenseModel,
-    statistics: list[Statistics],
+    statistics: Sequence[Statistics],
     widths: Iterable[Iterable[int]],
     importance: str = "obs",
     reconstruction: str = "least_squares",
     ridge: float = 1e-2,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
 ) -> WeightBank:
     """Order every module and make its output projection for every width that may be asked for.
 
@@ -94,17 +95,26 @@ def build_bank(
         ridge: Damping of the Gram matrices, as a share of their mean diagonal.
         seed: Of the random importance.
         advance: Called after every module.
+        folder: Where each module is written as soon as it is made, to be mapped from there; in memory if not given.
+            Modules that an interrupted call with the same arguments has written are not made again.
 
     Raises:
         ConfigError: The importance or the reconstruction is unknown.
     """
     find_order, reconstruct = importance_order(importance), reconstruction_method(reconstruction)
     modules = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     for index, module_widths in enumerate(widths):
-        with _threads_for(statistics[index].gram.shape[-1]):
-            modules.append(
-                _build_module(dense, statistics[index], index, set(module_widths), find_order, reconstruct, ridge, seed)
-            )
+        path = module_file(folder, index) if folder is not None else None
+        if path is None or not path.is_file():
+            own = statistics[index]
+            with _threads_for(own.gram.shape[-1]):
+                module = _build_module(dense, own, index, set(module_widths), find_order, reconstruct, ridge, seed)
+            dense.release(module_of(index)[0])
+            if path is not None:
+                _save_module(module, path)
+        modules.append(module if path is None else _load_module(dense, index, path))
         advance()
     return _bank(dense, modules)
 
@@ -163,38 +173,47 @@ def _threads_for(num_columns: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def save_bank(bank: WeightBank, path: Path) -> None:
-    """Write what cannot be rebuilt cheaply: orders, reconstructed outputs and errors."""
-    tensors = {}
+def save_bank(bank: WeightBank, folder: Path) -> None:
+    """Write a bank into a folder: orders, permuted inputs, reconstructed outputs and errors, a file per module."""
+    folder.mkdir(parents=True, exist_ok=True)
     for index, module in enumerate(bank.modules):
-        tensors[f"{index}.order"] = module.order
-        for width, weight in module.outputs.items():
-            tensors[f"{index}.output.{width}"] = weight
-        for width, bias in module.biases.items():
-            tensors[f"{index}.bias.{width}"] = bias
-        widths = sorted(module.errors)
-        tensors[f"{index}.widths"] = torch.tensor(widths)
-        tensors[f"{index}.errors"] = torch.tensor([module.errors[width] for width in widths], dtype=torch.float64)
-    save_file(tensors, path)
+        _save_module(module, module_file(folder, index))
 
 
-def load_bank(dense: DenseModel, path: Path) -> WeightBank:
-    """Read what `save_bank` wrote for the same dense model."""
-    tensors = load_file(path, device=str(dense.model.device))
-    modules = []
-    for index in range(dense.shape.num_modules):
-        order = tensors[f"{index}.order"]
-        widths = tensors[f"{index}.widths"].tolist()
-        modules.append(
-            ModuleBank(
-                order,
-                _permuted_inputs(dense, index, order),
-                {width: tensors[f"{index}.output.{width}"] for width in widths if width},
-                {width: tensors[f"{index}.bias.{width}"] for width in widths if f"{index}.bias.{width}" in tensors},
-                dict(zip(widths, tensors[f"{index}.errors"].tolist(), strict=True)),
-            )
-        )
+def load_bank(dense: DenseModel, folder: Path) -> WeightBank:
+    """Read what was written into a folder for the same dense model; what lies on a CPU is mapped when it is needed."""
+    modules = [_load_module(dense, index, module_file(folder, index)) for index in range(dense.shape.num_modules)]
     return _bank(dense, modules)
+
+
+def module_file(folder: Path, index: int) -> Path:
+    return folder / f"{index:03}.safetensors"
+
+
+def _save_module(module: ModuleBank, path: Path) -> None:
+    widths = sorted(module.errors)
+    errors = torch.tensor([module.errors[width] for width in widths], dtype=torch.float64)
+    write_tensors(
+        path,
+        {
+            "module": {"order": module.order, "widths": torch.tensor(widths), "errors": errors},
+            "input": module.inputs,
+            "output": {str(width): weight for width, weight in module.outputs.items()},
+            "bias": {str(width): bias for width, bias in module.biases.items()},
+        },
+    )
+
+
+def _load_module(dense: DenseModel, index: int, path: Path) -> ModuleBank:
+    device = output_projection(dense, index).weight.device
+    known = mapped_tensors(path, "module", device)
+    return ModuleBank(
+        known["order"].clone(),
+        mapped_tensors(path, "input", device),
+        ByWidth(mapped_tensors(path, "output", device)),
+        ByWidth(mapped_tensors(path, "bias", device)),
+        dict(zip(known["widths"].tolist(), known["errors"].tolist(), strict=True)),
+    )
 
 
 def expand_groups(groups: Int[Tensor, " groups"] | Int[Tensor, "groups {size}"], size: int) -> Int[Tensor, " columns"]:

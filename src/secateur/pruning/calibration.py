@@ -1,24 +1,27 @@
-"""One pass over the calibration set, from which every architecture is served afterwards."""
+"""What calibration knows of every module, gathered layer by layer; every architecture is served from it afterwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
 from secateur.model.mixture import ExpertLayout, every_expert
-from secateur.model.shape import decoder_layers, group_tensors, module_of, projection_out
+from secateur.model.shape import BlockKind, DenseShape, decoder_layers, group_tensors, module_of, projection_out
+from secateur.model.walk import DecoderWalk
 from secateur.pruning.importance import fisher_scores, taylor_scores, taylor_vector_scores
 from secateur.pruning.mixture_statistics import MixtureStatistics, add_to_gram, zero_gram
+from secateur.runs.shelf import Shelf
 from secateur.schema import derive_seed
+
+# Rows whose logits exist at the same time, and several times over.
+ROWS = 1_024
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,41 @@ class ModuleStatistics:
 Statistics = ModuleStatistics | MixtureStatistics
 
 
-@dataclass
+class GatheredStatistics(Sequence[Statistics]):
+    """The statistics of all modules in module order, taken off a shelf one at a time."""
+
+    def __init__(self, shelf: Shelf, device_of: Callable[[int], torch.device], shape: DenseShape) -> None:
+        self._shelf = shelf
+        self._device_of = device_of
+        self._shape = shape
+
+    def __len__(self) -> int:
+        return self._shape.num_modules
+
+    @overload
+    def __getitem__(self, index: int) -> Statistics: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Statistics]: ...
+
+    def __getitem__(self, index: int | slice) -> Statistics | Sequence[Statistics]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        module = range(len(self))[index]
+        layer, kind = module_of(module)
+        device = self._device_of(layer)
+        tensors = self._shelf.take(_statistics(layer))
+        prefix = f"{kind}."
+        own = {name.removeprefix(prefix): t.to(device) for name, t in tensors.items() if name.startswith(prefix)}
+        layout = self._shape.layout(kind)
+        return ModuleStatistics(**own) if layout is None else MixtureStatistics(layout, **own)
+
+
+@dataclass(frozen=True)
 class CalibrationSums:
-    """Running sums of the pass over the calibration set, all in float32: what a checkpoint of it holds.
+    """Running sums over the calibration set for the two modules of one layer, all in float32.
 
     Attributes:
-        windows: Windows that have gone in.
         grams: Per module, sum of x x^T; of a mixture, per expert.
         means: Per module, sum of x.
         moments: Per module, sum of g g^T.
@@ -65,33 +97,24 @@ class CalibrationSums:
         squares: Per projection, sum over windows of the square of that window's gradient; empty unless asked for.
     """
 
-    windows: int
     grams: list[Tensor]
     means: list[Tensor]
     moments: list[Tensor]
     gradients: list[Tensor]
     squares: list[Tensor]
 
-    def save(self, path: Path) -> None:
-        lists = {
-            "gram": self.grams,
-            "mean": self.means,
-            "moment": self.moments,
-            "gradient": self.gradients,
-            "square": self.squares,
-        }
-        tensors = {f"{name}.{index}": tensor for name, items in lists.items() for index, tensor in enumerate(items)}
-        save_file(tensors | {"windows": torch.tensor(self.windows)}, path)
-
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> "CalibrationSums":
-        tensors = load_file(path, device=str(device))
-        windows = int(tensors.pop("windows"))
-
-        def items(name: str) -> list[Tensor]:
-            return [tensors[f"{name}.{index}"] for index in range(sum(key.startswith(f"{name}.") for key in tensors))]
-
-        return cls(windows, items("gram"), items("mean"), items("moment"), items("gradient"), items("square"))
+    def zeros(
+        cls, outputs: list[nn.Linear], layouts: list[ExpertLayout | None], weights: list[Tensor], *, fisher: bool
+    ) -> "CalibrationSums":
+        grams = (zero_gram(p.in_features, layout, p.weight.device) for p, layout in zip(outputs, layouts, strict=True))
+        return cls(
+            grams=list(grams),
+            means=[torch.zeros(p.in_features, device=p.weight.device) for p in outputs],
+            moments=[torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs],
+            gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
+            squares=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights] if fisher else [],
+        )
 
 
 def calibrate(
@@ -100,100 +123,218 @@ def calibrate(
     batch_tokens: int,
     seed: int,
     advance: Callable[[], None] = lambda: None,
-    begun: CalibrationSums | None = None,
-    checkpoint: Callable[[CalibrationSums], None] = lambda _sums: None,
     fisher: bool = False,
-) -> list[Statistics]:
-    """Gather the statistics of every module in module order, in one streaming pass.
+    shelf: Shelf | None = None,
+) -> GatheredStatistics:
+    """Gather the statistics of every module in module order, layer by layer.
 
-    Each batch takes one forward pass and two backward passes through the same graph: with sampled labels down to the
-    modules' outputs (for M), and with the text's own labels down to the weights (for Taylor importance). Memory
-    does not depend on the number of tokens. Sums are float32 whatever the model computes in.
+    Forwards, the states of the whole set before every layer are put aside. Then backwards, with two gradients with
+    respect to the state behind a layer, of sampled labels (for M) and of the text's own (for Taylor importance): every
+    batch goes through the layer once more, and both gradients through it to the modules' outputs and weights, and to
+    the state before it. So one layer's weights, gradients and activations are in memory at a time, whatever the size of
+    the model, and the statistics of a layer are put aside before the next. Sums are float32 whatever the model computes
+    in.
 
     Args:
         batch_tokens: Tokens per pass; rounded down to whole windows, at least one.
-        advance: Called after every batch.
-        begun: Sums of an earlier, interrupted pass with the same arguments; it is gone on with, and changed.
-        checkpoint: Called after every batch with the sums so far.
+        advance: Called after every layer, forwards and backwards.
         fisher: Also gather Element2. It needs the gradient of every window by itself, which doubles the work.
+        shelf: Where states, gradients and statistics are put. What an interrupted call with the same arguments has left
+            on it is gone on with.
 
     Source:
         Element1 is LLM-Pruner's first-order Taylor importance (arXiv 2305.11627, eq. 4), here summed over the whole
         calibration set instead of 10 texts. M is the Fisher block of a layer's output, as in K-FAC (arXiv 1503.05671).
     """
+    shelf = shelf or Shelf()
     tokens = calibration.expect(Role.CALIBRATION).tokens
+    batches = tokens.split(max(1, batch_tokens // tokens.shape[1]))
+    walk = DecoderWalk(dense.model, dense.family, release=dense.release)
     layers = decoder_layers(dense.model, dense.family)
-    blocks = [module_of(index) for index in range(dense.shape.num_modules)]
-    groups = [group_tensors(layers[layer], dense.family, kind) for layer, kind in blocks]
+    first = _next_backwards(shelf, len(layers))
+    if first >= 0 and _gradients(first + 1) not in shelf:
+        _walk_forwards(walk, batches, shelf, advance)
+        shelf.put(
+            _gradients(len(layers)), _gradients_of_losses(walk, batches, _listed(shelf, _state(len(layers))), seed)
+        )
+        shelf.drop(_state(len(layers)))
+    for layer in range(first, -1, -1):
+        _layer_backwards(dense, walk, layer, tokens.numel(), shelf, fisher=fisher)
+        dense.release(layer)
+        shelf.drop(_state(layer))
+        shelf.drop(_gradients(layer + 1))
+        advance()
+    return GatheredStatistics(shelf, lambda layer: _device(layers[layer]), dense.shape)
+
+
+def steps_done(shelf: Shelf, num_layers: int) -> int:
+    """Count the layers, forwards and backwards, that an interrupted calibration has left on its shelf."""
+    first = _next_backwards(shelf, num_layers)
+    if first < 0 or _gradients(first + 1) in shelf:
+        return 2 * num_layers - 1 - first
+    return max((layer for layer in range(num_layers + 1) if _state(layer) in shelf), default=0)
+
+
+def _next_backwards(shelf: Shelf, num_layers: int) -> int:
+    return next((layer - 1 for layer in range(num_layers) if _statistics(layer) in shelf), num_layers - 1)
+
+
+@torch.no_grad()
+def _walk_forwards(walk: DecoderWalk, batches: Sequence[Tensor], shelf: Shelf, advance: Callable[[], None]) -> None:
+    """Put the states before every layer, and behind the last, on the shelf; what is there already is not made again."""
+    begun = max((layer for layer in range(len(walk.layers) + 1) if _state(layer) in shelf), default=None)
+    if begun is None:
+        shelf.put(_state(0), _numbered([walk.embed(batch) for batch in batches]))
+        begun = 0
+    for layer in range(begun, len(walk.layers)):
+        states = _listed(shelf, _state(layer))
+        shelf.put(_state(layer + 1), _numbered([_through(walk, layer, state) for state in states]))
+        walk.release(layer)
+        advance()
+
+
+def _gradients_of_losses(
+    walk: DecoderWalk, batches: Sequence[Tensor], states: list[Tensor], seed: int
+) -> dict[str, Tensor]:
+    """Give the gradients of both summed losses with respect to the states behind the last layer."""
+    sampled, own = [], []
+    first_window = 0
+    for batch, state in zip(batches, states, strict=True):
+        step = max(1, ROWS // batch.shape[1])
+        parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for windows, tokens in zip(state.split(step), batch.split(step), strict=True):
+            cut = windows.detach().requires_grad_(True)
+            logits = walk.logits(walk.final_norm(cut)).float()
+            labels = _sample_labels(logits.detach(), seed, first_window)
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+            parts[0].append(torch.autograd.grad(loss, cut, retain_graph=True)[0])
+            following = tokens[:, 1:].to(logits.device).flatten()
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), following, reduction="sum")
+            parts[1].append(torch.autograd.grad(loss, cut)[0])
+            first_window += len(tokens)
+        sampled.append(torch.cat(parts[0]))
+        own.append(torch.cat(parts[1]))
+    return _numbered(sampled, "sampled") | _numbered(own, "own")
+
+
+def _layer_backwards(
+    dense: DenseModel, walk: DecoderWalk, layer: int, num_tokens: int, shelf: Shelf, *, fisher: bool
+) -> None:
+    """Put the layer's statistics on the shelf, and the gradients with respect to the state before it."""
+    groups = [group_tensors(walk.layers[layer], dense.family, kind) for kind in BlockKind]
     outputs = [projection_out(tensors) for tensors in groups]
-    layouts = [dense.shape.layout(kind) for _, kind in blocks]
-    weights = [projection.weight for tensors in groups for projection, _ in tensors.values()]
-    sums = begun or CalibrationSums(
-        windows=0,
-        grams=[zero_gram(p.in_features, layout, p.weight.device) for p, layout in zip(outputs, layouts, strict=True)],
-        means=[torch.zeros(p.in_features, device=p.weight.device) for p in outputs],
-        moments=[torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs],
-        gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
-        squares=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights] if fisher else [],
-    )
-    with every_expert(dense.model), _inputs_and_outputs(outputs) as seen, _differentiable(weights):
-        size = max(1, batch_tokens // tokens.shape[1])
-        for start in range(sums.windows, len(tokens), size):
-            batch = tokens[start : start + size]
-            _add_batch(dense, batch, seed, seen, weights, layouts, sums)
-            advance()
-            checkpoint(sums)
-    gradients, squares = iter(sums.gradients), iter(sums.squares)
-    statistics: list[Statistics] = []
-    for index, (tensors, (_, kind)) in enumerate(zip(groups, blocks, strict=True)):
-        layout = layouts[index]
-        # The channels of every expert are ordered each by themselves.
-        by_channel = layout is not None and not layout.whole
-        num_groups = outputs[index].in_features if by_channel else dense.shape.block(kind).num_groups
-        with_gradients = [(p.weight.detach(), next(gradients), axis) for p, axis in tensors.values()]
-        with_squares = [(p.weight.detach(), next(squares), axis) for p, axis in tensors.values() if fisher]
-        gathered: dict[str, Any] = {
-            "gram": sums.grams[index] / tokens.numel(),
-            "gradient_moment": sums.moments[index] / tokens.numel(),
-            "mean": sums.means[index] / tokens.numel(),
-            "taylor": taylor_scores(with_gradients, num_groups),
-            "taylor_vector": taylor_vector_scores(with_gradients, num_groups),
-            "fisher": fisher_scores(with_squares, num_groups) if fisher else None,
-        }
-        statistics.append(ModuleStatistics(**gathered) if layout is None else MixtureStatistics(layout, **gathered))
-    return statistics
+    weights: list[Tensor] = [projection.weight for tensors in groups for projection, _ in tensors.values()]
+    layouts = [dense.shape.layout(kind) for kind in BlockKind]
+    sums = CalibrationSums.zeros(outputs, layouts, weights, fisher=fisher)
+    device = weights[0].device
+    gradients = shelf.take(_gradients(layer + 1))
+    before: dict[str, Tensor] = {}
+    with every_expert(walk.layers[layer]), _inputs_and_outputs(outputs) as seen, _differentiable(weights):
+        for index, state in enumerate(_listed(shelf, _state(layer))):
+            sampled, own = (gradients[f"{name}.{index}"].to(device) for name in ("sampled", "own"))
+            below = _add_batch(walk, layer, state.to(device), sampled, own, seen, weights, layouts, sums)
+            before |= {f"sampled.{index}": below[0], f"own.{index}": below[1]}
+            seen.clear()
+    statistics: dict[str, Tensor] = {}
+    for index, (kind, found) in enumerate(zip(BlockKind, _statistics_of(dense, groups, sums, num_tokens), strict=True)):
+        assert module_of(index)[1] is kind, "statistics are in the order of the modules"
+        values = {field.name: getattr(found, field.name) for field in fields(found)}
+        statistics |= {f"{kind}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+    if layer:
+        shelf.put(_gradients(layer), before)
+    shelf.put(_statistics(layer), statistics)
 
 
 def _add_batch(
-    dense: DenseModel,
-    batch: Int[Tensor, "windows length"],
-    seed: int,
+    walk: DecoderWalk,
+    layer: int,
+    state: Float[Tensor, "windows length state"],
+    sampled: Float[Tensor, "windows length state"],
+    own: Float[Tensor, "windows length state"],
     seen: dict[int, tuple[Tensor, Tensor]],
     weights: list[Tensor],
     layouts: list[ExpertLayout | None],
     sums: CalibrationSums,
-) -> None:
-    """One forward and two backward passes; `seen` is filled by the forward pass with (input, output) per module."""
-    tokens = batch.to(dense.model.device)
-    logits = dense.model(input_ids=tokens, use_cache=False).logits.float()
-    labels = _sample_labels(logits.detach(), seed, sums.windows)
-    sampled = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-    modules = range(len(sums.grams))
-    for index, gradient in enumerate(torch.autograd.grad(sampled, [seen[i][1] for i in modules], retain_graph=True)):
+) -> tuple[Tensor, Tensor]:
+    """Send a batch through a layer and both gradients back, to the state before it; the sums gain what is found.
+
+    `seen` is filled on the way with (input, output) per module.
+    """
+    state = state.detach().requires_grad_(True)
+    after = _through(walk, layer, state)
+    outputs = [seen[module][1] for module in range(len(sums.grams))]
+    *found, sampled_before = torch.autograd.grad(after, [*outputs, state], sampled, retain_graph=True)
+    for index, gradient in enumerate(found):
         rows, columns = gradient.flatten(0, -2).float(), seen[index][0].detach().flatten(0, -2).float()
-        sums.moments[index] += rows.T @ rows
+        sums.moments[index].add_(rows.T @ rows)
         add_to_gram(sums.grams[index], columns, layouts[index])
-        sums.means[index] += columns.sum(0)
-    own = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
-    for index, gradient in enumerate(torch.autograd.grad(own, weights)):
-        sums.gradients[index] += gradient
-    for window in tokens if sums.squares else ():
-        alone = dense.model(input_ids=window[None], use_cache=False).logits[0, :-1].float()
-        loss = F.cross_entropy(alone, window[1:], reduction="sum")
-        for index, gradient in enumerate(torch.autograd.grad(loss, weights)):
-            sums.squares[index] += gradient.float().square()
-    sums.windows += len(batch)
-    seen.clear()
+        sums.means[index].add_(columns.sum(0))
+    *found, own_before = torch.autograd.grad(after, [*weights, state], own)
+    for index, gradient in enumerate(found):
+        sums.gradients[index].add_(gradient)
+    for window in range(len(state)) if sums.squares else ():
+        alone = slice(window, window + 1)
+        after = _through(walk, layer, state[alone].detach())
+        for index, gradient in enumerate(torch.autograd.grad(after, weights, own[alone])):
+            sums.squares[index].add_(gradient.float().square())
+    return sampled_before, own_before
+
+
+def _statistics_of(
+    dense: DenseModel, groups: list[dict[str, tuple[nn.Linear, int]]], sums: CalibrationSums, num_tokens: int
+) -> Iterator[Statistics]:
+    """Give the statistics of a layer's modules, from the sums over the whole set."""
+    gradients, squares = iter(sums.gradients), iter(sums.squares)
+    for index, tensors in enumerate(groups):
+        kind = module_of(index)[1]
+        layout = dense.shape.layout(kind)
+        # The channels of every expert are ordered each by themselves.
+        by_channel = layout is not None and not layout.whole
+        num_groups = projection_out(tensors).in_features if by_channel else dense.shape.block(kind).num_groups
+        with_gradients = [(p.weight.detach(), next(gradients), axis) for p, axis in tensors.values()]
+        with_squares = [(p.weight.detach(), next(squares), axis) for p, axis in tensors.values() if sums.squares]
+        gathered: dict[str, Any] = {
+            "gram": sums.grams[index].div_(num_tokens),
+            "gradient_moment": sums.moments[index].div_(num_tokens),
+            "mean": sums.means[index].div_(num_tokens),
+            "taylor": taylor_scores(with_gradients, num_groups),
+            "taylor_vector": taylor_vector_scores(with_gradients, num_groups),
+            "fisher": fisher_scores(with_squares, num_groups) if sums.squares else None,
+        }
+        yield ModuleStatistics(**gathered) if layout is None else MixtureStatistics(layout, **gathered)
+
+
+def _through(walk: DecoderWalk, layer: int, state: Tensor) -> Tensor:
+    for kind in BlockKind:
+        state = walk.block(layer, kind, state)
+    return state
+
+
+def _device(layer: nn.Module) -> torch.device:
+    return next(layer.parameters()).device
+
+
+def _state(layer: int) -> str:
+    """Name what is before a layer, or behind the last."""
+    return f"state-{layer:03}"
+
+
+def _gradients(layer: int) -> str:
+    """Name the gradients with respect to what is before a layer, or behind the last."""
+    return f"gradients-{layer:03}"
+
+
+def _statistics(layer: int) -> str:
+    return f"statistics-{layer:03}"
+
+
+def _numbered(tensors: list[Tensor], name: str = "batch") -> dict[str, Tensor]:
+    return {f"{name}.{index}": tensor for index, tensor in enumerate(tensors)}
+
+
+def _listed(shelf: Shelf, name: str) -> list[Tensor]:
+    tensors = shelf.take(name)
+    return [tensors[f"batch.{index}"] for index in range(len(tensors))]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from secateur.model.families import Family
 from secateur.model.shape import block_names, decoder_layers, module_of, outputs_of
@@ -55,8 +56,13 @@ def match_gains(
             )
     windows = -(-MOST_TOKENS // batches[0].shape[1])
     chosen = torch.cat(list(batches))[:windows].split(len(batches[0]))
-    wanted = [walk.normed(batch) for batch in chosen]
+    wanted = walk.normed(chosen)
     left = MOST_EVALUATIONS
+
+    def scaled_block(index: int, hidden: Tensor, gain: Tensor) -> Tensor:
+        layer, kind = module_of(index)
+        output = pruned_walk.branch(layer, kind, hidden)
+        return pruned_walk.add(kind, hidden, gain.to(output.device, output.dtype) * output)
 
     @torch.enable_grad()
     def divergence(values: Float[np.ndarray, " gains"]) -> tuple[float, Float[np.ndarray, " gains"]]:
@@ -66,10 +72,11 @@ def match_gains(
         for batch, normed in zip(chosen, wanted, strict=True):
             hidden = pruned_walk.embed(batch)
             for place, index in enumerate(outputs):
-                layer, kind = module_of(index)
-                output = pruned_walk.branch(layer, kind, hidden)
-                hidden = pruned_walk.add(kind, hidden, gains[place].to(output.dtype) * output)
-            total += _backward(walk, pruned_walk, normed, pruned_walk.final_norm(hidden) * gains[-1].to(hidden.dtype))
+                # Activations inside of blocks are made again on the way back: those of all blocks outweigh the model.
+                hidden = checkpoint(scaled_block, index, hidden, gains[place], use_reentrant=False)
+            total += _backward(
+                walk, pruned_walk, normed, pruned_walk.final_norm(hidden) * gains[-1].to(hidden.device, hidden.dtype)
+            )
         if left:
             left -= 1
             advance()

@@ -147,7 +147,7 @@ def narrow_hidden(
     if tied:
         head.weight = embedding.weight
     _say_size(model, kept, dense.shape.head_dim)
-    return replace(dense, model=model, shape=read_shape(model, dense.family))
+    return replace(dense, model=model, shape=read_shape(model, dense.family), mapped_layers=())
 
 
 def _readers(walk: DecoderWalk, streams: DenseStreams) -> Iterator[tuple[_Reader, list[Tensor]]]:

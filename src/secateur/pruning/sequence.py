@@ -1,6 +1,7 @@
 """Sequential reconstruction: the chosen model's projections, solved again on its own activations."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -62,16 +63,8 @@ class DenseStreams:
         return iter(self._kept) if self._fits else self._given()
 
     def _given(self) -> Iterator[list[Tensor]]:
-        for stream in self._walked():
+        for stream in self._walk.states(self.batches):
             yield stream if self._channels is None else [state[..., self._channels] for state in stream]
-
-    @torch.no_grad()
-    def _walked(self) -> Iterator[list[Tensor]]:
-        stream = [self._walk.embed(batch) for batch in self.batches]
-        yield stream
-        for index in range(2 * len(self._walk.layers)):
-            stream = [self._walk.block(*module_of(index), hidden) for hidden in stream]
-            yield stream
 
 
 @torch.no_grad()
@@ -125,25 +118,21 @@ def reconstruct_in_sequence(
             into_groups = [projection for name, (projection, axis) in tensors.items() if axis == 0 and name != ROUTER]
             names = block_names(dense.family, kind)
             module = pruned_walk.layers[layer].get_submodule(names.module)
-            normed = [pruned_walk.normed_input(layer, kind, state) for state in pruned_stream]
-            wanted = [walk.normed_input(layer, kind, state) for state in dense_before]
-            _correct_inputs(into_groups, normed, wanted, ridge)
+            # Of what is as large as the stream only one batch is made at a time: the set's tokens outweigh a layer.
+            read = partial(pruned_walk.normed_input, layer, kind)
+            wanted = (walk.normed_input(layer, kind, state) for state in dense_before)
+            missing = (z - read(state) for z, state in zip(wanted, pruned_stream, strict=True))
+            _correct_inputs(into_groups, map(read, pruned_stream), missing, ridge)
             with every_expert(module):
                 inputs = _inputs_of(output, partial(pruned_walk.branch, layer, kind), pruned_stream)
-            beside = [module.beside(x) if isinstance(module, Mixture) else 0.0 for x in normed]
-            after = [walk.stream(state) for state in dense_stream]
-            given = [F.linear(x, output.weight, output.bias) + b for x, b in zip(inputs, beside, strict=True)]
-            residuals = [
-                wanted_output(pruned_walk, layer, kind, a - pruned_walk.stream(state), y)
-                for a, state, y in zip(after, pruned_stream, given, strict=True)
-            ]
-            errors = [r - y for r, y in zip(residuals, given, strict=True)]
-            weights = [inverse_squares(each) for each in after]
+            give = partial(_given, pruned_walk, layer, kind, output)
+            errors = map(partial(_error, pruned_walk, layer, kind, give), inputs, pruned_stream, dense_stream)
+            weights = (inverse_squares(walk.stream(state)) for state in dense_stream)
             _add(output, _correction(inputs, errors, ridge, weights, layout_of(module)))
             scaled = partial(pruned_walk.scaled, pruned_walk.layers[layer], names.post_norm)
             pruned_stream = [
-                pruned_walk.add(kind, state, scaled(F.linear(x, output.weight, output.bias) + b))
-                for state, x, b in zip(pruned_stream, inputs, beside, strict=True)
+                pruned_walk.add(kind, state, scaled(give(x, state)))
+                for state, x in zip(pruned_stream, inputs, strict=True)
             ]
         advance()
     match_final_norm(walk, pruned_walk, dense_stream, pruned_stream)
@@ -159,7 +148,7 @@ def inverse_squares(stream: Float[Tensor, "*batch hidden"]) -> Float[Tensor, " *
 
 
 def least_squares(
-    inputs: list[Tensor], targets: list[Tensor], ridge: float, weights: list[Tensor] | None = None
+    inputs: Iterable[Tensor], targets: Iterable[Tensor], ridge: float, weights: Iterable[Tensor] | None = None
 ) -> Float[Tensor, "target_columns input_columns"]:
     """Give the matrix A with the least mean w ||A x - y||^2 + lambda ||A||^2 over all tokens, in float64.
 
@@ -169,9 +158,9 @@ def least_squares(
     """
     gram: Tensor | float = 0.0
     cross: Tensor | float = 0.0
-    for index, (x, y) in enumerate(zip(inputs, targets, strict=True)):
+    for x, y, w in zip(inputs, targets, itertools.repeat(None) if weights is None else weights, strict=False):
         flat = x.flatten(0, -2).float()
-        weighted = flat if weights is None else flat * weights[index].reshape(-1, 1)
+        weighted = flat if w is None else flat * w.reshape(-1, 1)
         gram = gram + weighted.T @ flat
         cross = cross + weighted.T @ y.flatten(0, -2).float()
     assert isinstance(gram, Tensor)
@@ -180,7 +169,11 @@ def least_squares(
 
 
 def _correction(
-    inputs: list[Tensor], errors: list[Tensor], ridge: float, weights: list[Tensor], layout: ExpertLayout | None
+    inputs: list[Tensor],
+    errors: Iterable[Tensor],
+    ridge: float,
+    weights: Iterable[Tensor],
+    layout: ExpertLayout | None,
 ) -> Float[Tensor, "hidden columns"]:
     """Give what to add to a projection so that it makes up for errors; expert after expert where there are some.
 
@@ -188,7 +181,7 @@ def _correction(
     """
     if layout is None:
         return least_squares(inputs, errors, ridge, weights)
-    corrections = []
+    corrections, errors, weights = [], list(errors), list(weights)
     for expert in range(layout.num_experts):
         own = [layout.split(x, -1)[..., expert, :] for x in inputs]
         correction = least_squares(own, errors, ridge, weights)
@@ -197,9 +190,10 @@ def _correction(
     return layout.join(torch.stack(corrections, dim=1), 1)
 
 
-def _correct_inputs(projections: list[nn.Linear], normed: list[Tensor], wanted: list[Tensor], ridge: float) -> None:
-    """Make projections see `wanted`, as far as a linear map of `normed` gives it."""
-    missing = [z - x for x, z in zip(normed, wanted, strict=True)]
+def _correct_inputs(
+    projections: list[nn.Linear], normed: Iterable[Tensor], missing: Iterable[Tensor], ridge: float
+) -> None:
+    """Make projections see what is missing from `normed` too, as far as a linear map of it gives that."""
     correction = least_squares(normed, missing, ridge)
     for projection in projections:
         _add(projection, projection.weight.double() @ correction)
@@ -208,6 +202,36 @@ def _correct_inputs(projections: list[nn.Linear], normed: list[Tensor], wanted: 
 def _add(projection: nn.Linear, change: Tensor) -> None:
     weight = (projection.weight.double() + change).to(projection.weight.dtype)
     projection.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _given(walk: DecoderWalk, layer: int, kind: BlockKind, output: nn.Linear, x: Tensor, before: Tensor) -> Tensor:
+    """Give what a module gives where its projection out has x as input, with what stands beside a mixture's experts."""
+    module = walk.layers[layer].get_submodule(block_names(walk.family, kind).module)
+    given = F.linear(x, output.weight, output.bias)
+    return given + module.beside(walk.normed_input(layer, kind, before)) if isinstance(module, Mixture) else given
+
+
+def _error(
+    walk: DecoderWalk,
+    layer: int,
+    kind: BlockKind,
+    give: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    before: Tensor,
+    after: Tensor,
+) -> Tensor:
+    """Give what a module should give besides what it gives.
+
+    Args:
+        walk: Of the pruned model.
+        give: What the module gives (`_given`).
+        x: Input of the projection out.
+        before: The pruned model's state before the module.
+        after: The dense model's behind it.
+    """
+    given = give(x, before)
+    residual = walk.stream(after) - walk.stream(before).to(after.device)
+    return wanted_output(walk, layer, kind, residual, given) - given
 
 
 def wanted_output(walk: DecoderWalk, layer: int, kind: BlockKind, residual: Tensor, output: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ class AbsentMlp(nn.Module):
 def prune(dense: DenseModel, bank: WeightBank, architecture: Architecture) -> PreTrainedModel:
     """Make the pruned model: same logits as the slices of the bank that were measured, smaller tensors.
 
-    The dense model is left as it was. A block that is gone takes its norm with it; whole layers stay in place, empty,
-    so that positions keep their meaning.
+    The dense model is left as it was. What lies outside of its layers (embeddings, final norm, head) is shared with it,
+    in parameters of the pruned model's own, to be replaced and not to be changed in place. A block that is gone takes
+    its norm with it; whole layers stay in place, empty, so that positions keep their meaning.
     """
     model = _copy_without_group_weights(dense)
     layers = decoder_layers(model, dense.family)
@@ -57,8 +58,13 @@ def prune(dense: DenseModel, bank: WeightBank, architecture: Architecture) -> Pr
 
 
 def _copy_without_group_weights(dense: DenseModel) -> PreTrainedModel:
-    """Copy the dense model, except the weights of its groups, which are about to be replaced."""
-    spared: dict[int, Any] = {}
+    """Copy the dense model, except the weights of its groups, which are about to be replaced, and what is shared."""
+    in_layers = {id(parameter) for parameter in decoder_layers(dense.model, dense.family).parameters()}
+    spared: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in dense.model.parameters()
+        if id(parameter) not in in_layers
+    }
     for index in range(dense.shape.num_modules):
         layer, kind = module_of(index)
         for projection, _ in group_tensors(

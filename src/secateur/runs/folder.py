@@ -3,8 +3,7 @@
 import fcntl
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,16 +26,16 @@ class RunFolder:
 
     @property
     def bank(self) -> Path:
-        return self.root / "bank.safetensors"
+        return self.root / "bank"
 
     @property
     def uniform_bank(self) -> Path:
-        return self.root / "uniform-bank.safetensors"
+        return self.root / "uniform-bank"
 
     @property
     def calibration(self) -> Path:
-        """Checkpoint of a calibration that is under way."""
-        return self.root / "calibration.safetensors"
+        """What a calibration that is under way has put aside."""
+        return self.root / "calibration"
 
     @property
     def report(self) -> Path:
@@ -49,6 +48,11 @@ class RunFolder:
     @property
     def exported(self) -> Path:
         return self.root / "exported"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for files without a name, on the run's file system; there before the run's own is."""
+        return next(path for path in (self.root.absolute(), *self.root.absolute().parents) if path.is_dir())
 
     @property
     def holds_a_run(self) -> bool:
@@ -100,21 +104,6 @@ def _give_usual_permissions(path: Path) -> None:
     os.umask(umask)
     for file in path.rglob("*") if path.is_dir() else [path]:
         file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
-
-
-class Checkpoint:
-    """Writes a file whole, at most once in `seconds`."""
-
-    def __init__(self, path: Path, seconds: float) -> None:
-        self._path = path
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def __call__(self, write: Callable[[Path], None]) -> None:
-        if time.monotonic() - self._last >= self._seconds:
-            with written_whole(self._path) as partial:
-                write(partial)
-            self._last = time.monotonic()
 
 
 def remove(path: Path) -> None:

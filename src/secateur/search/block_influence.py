@@ -6,7 +6,7 @@ from torch import Tensor
 
 from secateur.data import Role, TokenSet
 from secateur.errors import BudgetError
-from secateur.model.shape import DenseShape, module_of
+from secateur.model.shape import DenseShape
 from secateur.model.walk import DecoderWalk
 from secateur.search.allocation import largest_within
 from secateur.search.uniform import widest_ffn
@@ -24,11 +24,12 @@ def block_influence(walk: DecoderWalk, calibration: TokenSet, batch_tokens: int)
     windows = calibration.expect(Role.CALIBRATION).tokens.to(walk.device)
     influence = torch.zeros(len(walk.layers), dtype=torch.float64)
     for batch in windows.split(max(1, batch_tokens // windows.shape[1])):
-        hidden = walk.embed(batch)
+        states = walk.states([batch])
+        (hidden,) = next(states)
         for layer in range(len(walk.layers)):
             before = hidden
-            for module in (2 * layer, 2 * layer + 1):
-                hidden = walk.block(*module_of(module), hidden)
+            next(states)
+            (hidden,) = next(states)
             cosine = torch.nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1)
             influence[layer] += float((1 - cosine).sum())
     return (influence / windows.numel()).float()

@@ -1,6 +1,6 @@
 """Every way to decide how much of every layer goes, by name: `search.method`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from secateur.data import TokenSet
@@ -33,7 +33,7 @@ class AllocationInputs:
     dense: DenseModel
     shape: DenseShape
     budget: Budget
-    statistics: list[Statistics]
+    statistics: Sequence[Statistics]
     walk: DecoderWalk
     calibration: TokenSet
     batch_tokens: int

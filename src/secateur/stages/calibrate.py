@@ -1,18 +1,19 @@
 """Calibrate: one pass over the calibration set; then the space to search, and the weight bank for it."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import Field
 
 from secateur.data import Role
 from secateur.errors import BudgetError
-from secateur.pruning.bank import WeightBank, build_bank, load_bank, save_bank
-from secateur.pruning.calibration import CalibrationSums, Statistics, calibrate
+from secateur.pruning.bank import WeightBank, build_bank, load_bank
+from secateur.pruning.calibration import Statistics, calibrate, steps_done
 from secateur.pruning.orders import NEEDS_FISHER
-from secateur.runs.folder import Checkpoint, remove, written_whole
+from secateur.runs.folder import remove
 from secateur.runs.progress import StageClock, stage_clock
+from secateur.runs.shelf import Shelf
 from secateur.schema import Record, derive_seed
 from secateur.search.ji2023 import paper_space
 from secateur.search.methods import ALLOCATIONS, JI2023, AllocationInputs, single_architecture_space
@@ -21,9 +22,6 @@ from secateur.space.architecture import Architecture
 from secateur.space.search_space import SearchSpace
 from secateur.space_inputs import width_multiple
 from secateur.stages.run import Run
-
-# What an interruption of the calibration pass costs at most.
-CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -55,21 +53,19 @@ def calibrate_stage(run: Run) -> Calibrated:
             space = method_space(run, known.architecture)
             uniform_bank = load_bank(dense, folder.uniform_bank) if uniform else None
             return Calibrated(space, load_bank(dense, folder.bank), uniform_bank, known.heuristics)
-    batches = math.ceil(len(run.inputs.sets[Role.CALIBRATION].tokens) / run.batch_windows)
     modules = dense.shape.num_modules
-    with stage_clock("calibrate", run.listener, batches + modules * (2 if uniform else 1)) as clock:
+    steps = 2 * dense.shape.num_layers + modules * (2 if uniform else 1)
+    with stage_clock("calibrate", run.listener, steps) as clock:
         statistics = gather_statistics(run, clock)
         known = Allocated(architecture=allocate(run, statistics), heuristics=heuristics(run, statistics))
         space = method_space(run, known.architecture)
-        bank = build_run_bank(run, statistics, space, clock.advance)
+        bank = build_run_bank(run, statistics, space, clock.advance, folder.bank)
         uniform_bank = None
         if uniform:
             widths = [{architecture.widths[module] for architecture in uniform} for module in range(modules)]
-            uniform_bank = build_bank(dense, statistics, widths, "taylor", "none", advance=clock.advance)
-            with written_whole(folder.uniform_bank) as path:
-                save_bank(uniform_bank, path)
-        with written_whole(folder.bank) as path:
-            save_bank(bank, path)
+            uniform_bank = build_bank(
+                dense, statistics, widths, "taylor", "none", advance=clock.advance, folder=folder.uniform_bank
+            )
         tokens = run.inputs.sets[Role.CALIBRATION].num_tokens
         clock.note = f"importance {run.config.pruning.importance}, {tokens:,} tokens"
     run.store.end_stage("calibrate", clock.seconds, known.model_dump(mode="json"))
@@ -77,31 +73,28 @@ def calibrate_stage(run: Run) -> Calibrated:
     return Calibrated(space, bank, uniform_bank, known.heuristics)
 
 
-def gather_statistics(run: Run, clock: StageClock) -> list[Statistics]:
-    """Run the calibration pass, or what an interruption has left of it."""
-    dense, tokens, path = run.inputs.dense, run.inputs.sets[Role.CALIBRATION], run.folder.calibration
-    begun = CalibrationSums.load(path, dense.model.device) if path.is_file() else None
-    clock.done = math.ceil(begun.windows / run.batch_windows) if begun else 0
-    save = Checkpoint(path, CHECKPOINT_SECONDS)
+def gather_statistics(run: Run, clock: StageClock) -> Sequence[Statistics]:
+    """Run the calibration, or what an interruption has left of it; layers that are done are on disk."""
+    dense, shelf = run.inputs.dense, Shelf(run.folder.calibration)
+    clock.done = steps_done(shelf, dense.shape.num_layers)
     return calibrate(
         dense,
-        tokens,
+        run.inputs.sets[Role.CALIBRATION],
         run.config.evaluation.batch_tokens,
         derive_seed(run.config.seed, "calibrate"),
         clock.advance,
-        begun,
-        lambda sums: save(sums.save),
         fisher=run.config.pruning.importance in NEEDS_FISHER,
+        shelf=shelf,
     )
 
 
-def allocate(run: Run, statistics: list[Statistics]) -> Architecture | None:
+def allocate(run: Run, statistics: Sequence[Statistics]) -> Architecture | None:
     """Give the architecture of a method that measures nothing; None for methods that search."""
     method = run.config.search.method
     return ALLOCATIONS[method](_allocation_inputs(run, statistics)) if method in ALLOCATIONS else None
 
 
-def heuristics(run: Run, statistics: list[Statistics]) -> dict[str, Architecture]:
+def heuristics(run: Run, statistics: Sequence[Statistics]) -> dict[str, Architecture]:
     """Give what Secateur's own search begins with besides what it knows itself: FLAP's allocation."""
     if run.config.search.method != "secateur" or run.config.budget.max_drop is not None:
         return {}
@@ -112,7 +105,7 @@ def heuristics(run: Run, statistics: list[Statistics]) -> dict[str, Architecture
         return {}
 
 
-def _allocation_inputs(run: Run, statistics: list[Statistics]) -> AllocationInputs:
+def _allocation_inputs(run: Run, statistics: Sequence[Statistics]) -> AllocationInputs:
     inputs = run.inputs
     return AllocationInputs(
         dense=inputs.dense,
@@ -135,11 +128,18 @@ def method_space(run: Run, allocated: Architecture | None) -> SearchSpace:
 
 
 def build_run_bank(
-    run: Run, statistics: list[Statistics], space: SearchSpace, advance: Callable[[], None] = lambda: None
+    run: Run,
+    statistics: Sequence[Statistics],
+    space: SearchSpace,
+    advance: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
 ) -> WeightBank:
     """Build the bank for every width of the space, in the run's order and with its reconstruction.
 
     The widths of the alternative are in it, where there is one.
+
+    Args:
+        folder: Where it is kept; in memory if not given.
     """
     options: list[set[int]] = list(map(set, space.options))
     if run.inputs.alternative is not None:
@@ -154,6 +154,7 @@ def build_run_bank(
         pruning.ridge,
         seed,
         advance=advance,
+        folder=folder,
     )
 
 

@@ -14,7 +14,7 @@ from secateur.errors import BudgetError
 from secateur.evaluation.divergence import DenseReference, WindowScores
 from secateur.evaluation.drop import drop_bound
 from secateur.evaluation.multiple_choice import ChoiceSet
-from secateur.evaluation.stitched import StitchedModel, as_measurement, model_stream, score_model
+from secateur.evaluation.stitched import StitchedModel, as_measurement, score_model
 from secateur.inputs import Inputs
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank
@@ -27,7 +27,7 @@ from secateur.search.verification import Prospect, Verification, next_to_verify,
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement, Protocol
 from secateur.space.search_space import SearchSpace
-from secateur.stages.prune import cut_best, reconstructed
+from secateur.stages.prune import cut_best, reconstructed, set_aside
 from secateur.stages.run import Run
 from secateur.stages.search import MeasureOne, candidate_streams, measure_batch, search_task, selection_protocol
 
@@ -59,7 +59,7 @@ class DropMeter:
         walk, choices = inputs.walk, inputs.questions.get(role)
         reference = DenseReference(walk, inputs.sets[role].expect(role), run.batch_windows)
         losses = score_model(inputs.dense.model, inputs.dense.family, walk, reference).loss
-        right = choices.right(walk, [model_stream(walk, batch) for batch in choices.batches]) if choices else None
+        right = choices.right(walk, walk.last_states(choices.batches)) if choices else None
         asked = inputs.questions.get(Role.EVALUATION)
         windows = len(inputs.sets[Role.EVALUATION].tokens)
         to_come = len(asked.answers) if asked else windows
@@ -73,7 +73,7 @@ class DropMeter:
         def answers() -> Differences:
             assert self.choices is not None, "accuracy has questions"
             own = DecoderWalk(model, family, source=walk)
-            return self.choices.right(own, [model_stream(own, batch) for batch in self.choices.batches])
+            return self.choices.right(own, own.last_states(self.choices.batches))
 
         return scores, self.differences(scores, answers)
 
@@ -223,8 +223,10 @@ def verify_stage(run: Run, bank: WeightBank, found: Found) -> Made:
                 run, bank, meter, prospect, measurement, len(done) + 1, reconstructed_before=found.reconstructed
             )
             done.append(verification)
-            if smallest_held(done) == verification:
+            if new is not None and smallest_held(done) == verification:
                 made = new
+                set_aside(run, made[0])
+            del new  # before the next is made
             clock.advance()
         best = smallest_held(done)
         if best is None:

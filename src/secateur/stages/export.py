@@ -59,7 +59,9 @@ def write_transformers(
     counted = rows[-1].cost.total_parameters
     wider = padded_architecture(dense, architecture) if run.config.export.target == "padded" else architecture
     added = cost_of(run.inputs.shape, wider).total_parameters - cost_of(run.inputs.shape, architecture).total_parameters
-    pruned = pad(dense, pruned, architecture, wider) if added else pruned
+    if added:
+        narrow, pruned = pruned, pad(dense, pruned, architecture, wider)
+        narrow.to("meta")  # type: ignore[arg-type]
     form = express(dense, wider, dtype, output_bias=run.config.pruning.reconstruction == "bias")
     form = replace(form, padded_parameters=added)
     save_checkpoint(dense, pruned, form, dtype, folder, run.config.export.shard_size)

@@ -71,7 +71,7 @@ def finished_run(root: Path, listener: Listener = silent) -> Iterator[Run]:
     folder = RunFolder(root)
     config = build_config([read_yaml(folder.config)])
     with stage_clock("load", listener) as clock:
-        inputs = load_inputs(config)
+        inputs = load_inputs(config, scratch=folder.scratch)
         clock.note = inputs.summary
     with folder.held(), RunStore(folder.database) as store:
         known = store.stage("load")

@@ -9,6 +9,8 @@ from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import score_model
 from secateur.export.checkpoint import round_weights
+from secateur.model.mapped import MappedWeights
+from secateur.model.shape import decoder_layers
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank
 from secateur.pruning.gains import MOST_EVALUATIONS, match_gains, scaled_by
@@ -137,13 +139,22 @@ def _best_contender(
     inputs, streams, reference = run.inputs, run.calibration_streams, run.selection_reference
     best = _as_measured(run, bank, finalists[0], reference if reconstructed_before else None)
     for measurement in finalists:
+        set_aside(run, best.model)
         model = reconstructed(run, bank, measurement.architecture, streams, clock.advance)
         kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())
         if kl < best.kl:
             best = Contender(measurement, model, kl, True)
+        del model  # before the next is made
     if best.sequential:
         best = _with_gains(run, best, streams, reference, clock)
     return best
+
+
+def set_aside(run: Run, model: PreTrainedModel) -> None:
+    """Lay a model's weights down in files until they are needed, where the run does so with the dense model's."""
+    dense = run.inputs.dense
+    for layer in decoder_layers(model, dense.family) if dense.mapped_layers else ():
+        MappedWeights(layer.parameters(), run.folder.scratch)
 
 
 def _with_gains(

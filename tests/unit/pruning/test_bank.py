@@ -151,8 +151,8 @@ def test_the_full_width_is_the_dense_projection(prepare, family):
 )
 def test_a_bank_read_from_disk_is_the_one_written(prepare, family, reconstruction, tmp_path):
     prepared = prepare(family, reconstruction=reconstruction)
-    save_bank(prepared.bank, tmp_path / "bank.safetensors")
-    read = load_bank(prepared.dense, tmp_path / "bank.safetensors")
+    save_bank(prepared.bank, tmp_path / "bank")
+    read = load_bank(prepared.dense, tmp_path / "bank")
     assert len(read.modules) == len(prepared.bank.modules)
     for index, options in enumerate(prepared.space.options):
         assert read.errors(index) == prepared.bank.errors(index)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from secateur.data import Role
 from secateur.model.shape import decoder_layers, group_tensors, module_of
 from secateur.pruning.bank import output_projection
-from secateur.pruning.calibration import CalibrationSums, calibrate
+from secateur.pruning.calibration import calibrate, steps_done
+from secateur.runs.shelf import Shelf
 from tiny import REPRESENTATIVES
 
 
@@ -87,25 +88,40 @@ def test_fisher_is_left_out_unless_asked_for(make_dense, make_tokens):
         assert torch.equal(left.gradient_moment, right.gradient_moment)
 
 
+class StoppedError(Exception):
+    """Ends a calibration."""
+
+
 @pytest.mark.parametrize("fisher", [False, True])
-def test_a_pass_that_goes_on_from_a_checkpoint_ends_the_same(make_dense, make_tokens, tmp_path, fisher):
+@pytest.mark.parametrize("steps", [0, 1, 3, 4, 6])
+def test_a_calibration_that_was_interrupted_goes_on_and_ends_the_same(make_dense, make_tokens, tmp_path, fisher, steps):
+    """Three layers forwards and three backwards; after each, what an interruption leaves is files."""
     dense, tokens = make_dense(), make_tokens(Role.CALIBRATION, num_windows=5)
-    saved = []
+    whole = calibrate(dense, tokens, 24, seed=1, fisher=fisher)
+    done = []
 
-    def keep(sums):
-        saved.append(tmp_path / f"{sums.windows}.safetensors")
-        sums.save(saved[-1])
+    def stop():
+        done.append(1)
+        if len(done) == steps:
+            raise StoppedError
 
-    whole = calibrate(dense, tokens, 24, seed=1, checkpoint=keep, fisher=fisher)
-    assert [path.stem for path in saved] == ["2", "4", "5"]
-    begun = CalibrationSums.load(saved[0], torch.device("cpu"))
-    assert len(begun.squares) == (len(begun.gradients) if fisher else 0)
-    resumed = calibrate(dense, tokens, 24, seed=1, begun=begun, fisher=fisher)
+    if steps:
+        with pytest.raises(StoppedError):
+            calibrate(dense, tokens, 24, seed=1, advance=stop, fisher=fisher, shelf=Shelf(tmp_path))
+    assert steps_done(Shelf(tmp_path), num_layers=3) == steps
+    more = []
+    resumed = calibrate(dense, tokens, 24, seed=1, advance=lambda: more.append(1), fisher=fisher, shelf=Shelf(tmp_path))
+    assert len(more) == 6 - steps, "nothing is done twice"
     for left, right in zip(whole, resumed, strict=True):
         assert torch.equal(left.gram, right.gram)
         assert torch.equal(left.taylor, right.taylor)
         assert torch.equal(left.gradient_moment, right.gradient_moment)
         assert left.fisher is right.fisher is None or torch.equal(left.fisher, right.fisher)
+
+
+def test_only_statistics_are_left_in_the_end(make_dense, make_tokens, tmp_path):
+    calibrate(make_dense(), make_tokens(Role.CALIBRATION), 24, seed=0, shelf=Shelf(tmp_path))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [f"statistics-{layer:03}" for layer in range(3)]
 
 
 def test_statistics_do_not_depend_on_the_batch_size(make_dense, make_tokens):
@@ -184,7 +200,7 @@ def test_only_a_calibration_set_is_accepted(prepared):
         calibrate(prepared.dense, prepared.selection, batch_tokens=24, seed=0)
 
 
-def test_progress_is_told_after_every_batch(make_dense, make_tokens):
+def test_progress_is_told_after_every_layer_in_both_directions(make_dense, make_tokens):
     calls = []
     calibrate(make_dense(), make_tokens(Role.CALIBRATION, num_windows=5), 24, seed=0, advance=lambda: calls.append(1))
-    assert len(calls) == 3
+    assert len(calls) == 2 * 3

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.evaluation.stitched import model_stream
 from secateur.model.families import find_family
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.final_norm import LEAST_GAIN, MOST_GAIN, match_final_norm, scale_output
@@ -18,7 +17,7 @@ def make_walks(prepare):
     def make(family="llama"):
         prepared = prepare(family)
         copied = copy.deepcopy(prepared.dense.model)
-        streams = [model_stream(prepared.walk, batch) for batch in prepared.calibration.tokens.split(5)]
+        streams = prepared.walk.last_states(prepared.calibration.tokens.split(5))
         return prepared.walk, DecoderWalk(copied, prepared.dense.family, source=prepared.walk), streams
 
     return make

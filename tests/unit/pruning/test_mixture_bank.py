@@ -26,6 +26,12 @@ def test_every_importance_orders_all_groups_once(mixed, importance):
         assert sorted(own.tolist()) == list(range(mixed.dense.shape.ffn_width))
 
 
+def test_a_random_order_is_another_one_for_every_expert(prepare):
+    prepared = prepare("qwen2_moe")
+    bank = build_bank(prepared.dense, prepared.statistics, prepared.space.options, "random")
+    assert len({tuple(order.tolist()) for order in bank.modules[MLP].order.unbind(1)}) == 6
+
+
 def test_errors_never_grow_with_width_and_no_refit_leaves_more_than_cutting(mixed):
     cut = build_bank(mixed.dense, mixed.statistics, mixed.space.options, reconstruction="none")
     for module in (1, 3, 5):

@@ -350,3 +350,20 @@ def test_of_a_mixture_the_experts_change_and_not_where_tokens_go(prepare, expert
         if ".mlp." in name:
             stays = "router" in name or "shared_expert" in name
             assert tensor.equal(before[name]) == stays, name
+
+
+def test_what_the_shared_expert_gives_is_not_made_up_for_again(prepare):
+    """The first module that is cut still sees the dense stream, and little is gone from it."""
+    prepared = prepare("qwen2_moe")
+    architecture = Architecture.from_widths((4, 40, 4, 48, 4, 48))
+    pruned = prune(prepared.dense, prepared.bank, architecture)
+    states = prepared.walk.block(0, BlockKind.ATTENTION, prepared.walk.embed(prepared.calibration.tokens))
+    wanted = prepared.walk.branch(0, BlockKind.MLP, states)
+
+    def distance():
+        walk = DecoderWalk(pruned, prepared.dense.family, source=prepared.walk)
+        return (walk.branch(0, BlockKind.MLP, states) - wanted).square().mean()
+
+    before = distance()
+    reconstruct(prepared, pruned, architecture)
+    assert distance() < before

@@ -20,13 +20,14 @@ from secateur.data import (
 )
 from secateur.demo import decoder_path
 from secateur.drop_inputs import drop_budget, load_drop_questions, refuse_drop
-from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError, suggestion
+from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError
 from secateur.evaluation.latency import measure_latency
 from secateur.evaluation.multiple_choice import ChoiceSet, load_choices
 from secateur.export.target import check_target
 from secateur.model.loading import DenseModel, load_dense
 from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.model.walk import DecoderWalk
+from secateur.objective_inputs import named_objectives, refuse_objectives
 from secateur.pruning.hidden import check_hidden
 from secateur.pruning.orders import importance_order
 from secateur.runs.folder import RunFolder
@@ -34,7 +35,6 @@ from secateur.runs.store import RunStore
 from secateur.schema import derive_seed
 from secateur.search.ji2023 import paper_space, refuse_other_limits, refuse_paper_budget
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES, UNIFORM
-from secateur.search.objectives import DISPARITY, OBJECTIVES, QUALITY
 from secateur.space.cost import COSTS, Budget, Limit
 from secateur.space.latency_table import LatencyTable
 from secateur.space.search_space import SearchSpace, define_space
@@ -307,45 +307,6 @@ def define_limits(
         budget = budget_range(config, dense.shape, budget)
     refuse_method(config, space, budget)
     return space, budget
-
-
-def named_objectives(config: RunConfig) -> tuple[str, ...]:
-    """Give the names of the run's objectives: as configured, else quality, and disparity where there are groups.
-
-    Methods other than Secateur's own have their own criterion; groups are then measured and reported only.
-    """
-    if config.search.objectives:
-        return config.search.objectives
-    return (QUALITY, DISPARITY) if config.data.groups and config.search.method == "secateur" else (QUALITY,)
-
-
-def refuse_objectives(config: RunConfig) -> None:
-    """Refuse objectives and a rule of choice that the run has nothing to measure for.
-
-    Raises:
-        ConfigError: Says which, and what is missing.
-    """
-    search, groups = config.search, config.data.groups
-    names = named_objectives(config)
-    if len(groups) == 1:
-        raise ConfigError(
-            f"data.groups has one group, {next(iter(groups))!r}; disparity is a spread over two or more: add "
-            "--groups NAME=PATH, or leave groups out"
-        )
-    for name in names:
-        if name not in OBJECTIVES:
-            raise ConfigError(f"search.objectives: {name!r} is unknown; {suggestion(name, OBJECTIVES)}")
-    if QUALITY not in names or len(set(names)) != len(names):
-        raise ConfigError(f"search.objectives={list(names)} must have {QUALITY!r} and no name twice")
-    if names != (QUALITY,) and search.method != "secateur":
-        raise ConfigError(f"search.objectives={list(names)} needs search.method=secateur, got {search.method}")
-    if DISPARITY in names and not groups:
-        raise ConfigError("search.objectives has 'disparity' but there are no groups; add --groups NAME=PATH, twice")
-    if search.choose == "least_disparity" and DISPARITY not in names:
-        raise ConfigError(
-            f"search.choose=least_disparity needs 'disparity' among search.objectives, got {list(names)}; add "
-            "--groups NAME=PATH, twice or more"
-        )
 
 
 def budget_range(config: RunConfig, shape: DenseShape, budget: Budget) -> Budget:

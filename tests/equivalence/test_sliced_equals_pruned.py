@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
@@ -182,13 +183,16 @@ def test_sliding_windows_are_the_dense_models(prepare, make_dense, family, windo
 
 @pytest.mark.parametrize("family", ["llama", "olmo2", "phi3", "gpt2"])
 def test_pruning_leaves_the_dense_model_as_it_was(prepare, family):
-    """Its weights, and what counts heads beside them."""
+    """Its weights, and what counts heads beside them. What lies outside of the layers is shared, and only replaced."""
     dense, bank, tokens = prepare(family).dense, prepare(family).bank, prepare(family).selection.tokens
     before = {name: tensor.clone() for name, tensor in dense.model.state_dict().items()}
     logits, config = own_logits(dense.model, tokens), dense.model.config.to_dict()
     pruned = prune(dense, bank, GONE)
-    for parameter in pruned.parameters():
+    for parameter in decoder_layers(pruned, dense.family).parameters():
         parameter.data.add_(1)
+    for name, parameter in list(pruned.named_parameters()):
+        module, _, entry = name.rpartition(".")
+        setattr(pruned.get_submodule(module), entry, nn.Parameter(parameter + 1, requires_grad=False))
     after = dense.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(own_logits(dense.model, tokens), logits)

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import StitchedModel, score_model
-from secateur.inputs import named_objectives
+from secateur.objective_inputs import named_objectives
 from secateur.pruning.bank import WeightBank
 from secateur.search.objectives import Objectives, loss_target
 from secateur.space.architecture import Architecture

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from secateur.data import Role
-from secateur.pruning.calibration import CalibrationSums, calibrate
+from secateur.pruning.calibration import calibrate
 from secateur.pruning.importance import fluctuation_scores
 from secateur.pruning.mixture_statistics import MixtureStatistics
+from secateur.runs.shelf import Shelf
 
 LAYER = 1
 
@@ -57,17 +58,12 @@ def test_what_an_expert_costs_is_the_square_of_what_it_gives(mixed):
 
 
 @pytest.mark.parametrize("experts", ["widths", "whole"])
-def test_a_pass_that_goes_on_from_a_checkpoint_ends_the_same(make_dense, make_tokens, tmp_path, experts):
+def test_statistics_come_back_from_files_as_they_were(make_dense, make_tokens, tmp_path, experts):
     dense, tokens = make_dense("qwen3_moe", experts=experts), make_tokens(Role.CALIBRATION, num_windows=5)
-    path = tmp_path / "sums.safetensors"
-
-    def keep(sums):
-        if sums.windows == 2:
-            sums.save(path)
-
-    whole = calibrate(dense, tokens, 24, seed=1, checkpoint=keep, fisher=True)
-    resumed = calibrate(dense, tokens, 24, seed=1, begun=CalibrationSums.load(path, torch.device("cpu")), fisher=True)
-    for left, right in zip(whole[1::2], resumed[1::2], strict=True):
+    kept = calibrate(dense, tokens, 24, seed=1, fisher=True)
+    filed = calibrate(dense, tokens, 24, seed=1, fisher=True, shelf=Shelf(tmp_path))
+    for left, right in zip(kept[1::2], filed[1::2], strict=True):
+        assert left.layout == right.layout
         assert torch.equal(left.gram, right.gram)
         assert torch.equal(left.taylor, right.taylor)
         assert torch.equal(left.fisher, right.fisher)

@@ -173,7 +173,7 @@ def test_a_sequential_reconstruction_that_harms_is_taken_back(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     def harm(_dense: object, _walk: object, pruned: torch.nn.Module, *_rest: object) -> None:
-        for parameter in pruned.parameters():
+        for parameter in pruned.get_submodule("model.layers").parameters():
             parameter.mul_(3)
 
     monkeypatch.setattr("secateur.stages.prune.reconstruct_in_sequence", torch.no_grad()(harm))

@@ -50,6 +50,6 @@ def refuse_offloaded(model: PreTrainedModel) -> None:
 
 def _offloaded(what: str) -> str:
     return (
-        f"{what}, from where weights would be moved at every call, which candidates and gradients cannot use; give GPUs "
-        "that hold all of it, model.dtype=bfloat16, or model.device=cpu"
+        f"{what}, from where weights would be moved at every call, which candidates and gradients cannot use; give "
+        "GPUs that hold all of it, model.dtype=bfloat16, or model.device=cpu"
     )

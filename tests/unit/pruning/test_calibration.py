@@ -110,9 +110,7 @@ def test_a_calibration_that_was_interrupted_goes_on_and_ends_the_same(make_dense
             calibrate(dense, tokens, 24, seed=1, advance=stop, fisher=fisher, shelf=Shelf(tmp_path))
     assert steps_done(Shelf(tmp_path), num_layers=3) == steps
     more = []
-    resumed = calibrate(
-        dense, tokens, 24, seed=1, advance=lambda: more.append(1), fisher=fisher, shelf=Shelf(tmp_path)
-    )
+    resumed = calibrate(dense, tokens, 24, seed=1, advance=lambda: more.append(1), fisher=fisher, shelf=Shelf(tmp_path))
     assert len(more) == 6 - steps, "nothing is done twice"
     for left, right in zip(whole, resumed, strict=True):
         assert torch.equal(left.gram, right.gram)

@@ -58,7 +58,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "evaluation_tokens": 256,
     },
     "evaluation": {"batch_tokens": 64, "cache_bytes": 1 << 20},
-    "search": {"measurements": 25, "rounds": 2, "reconstructed_tokens": 256, "finalists": 2},
+    "search": {
+        "measurements": 50,  # the fewest of which half are made after reconstruction
+        "rounds": 2,
+        "reconstructed_tokens": 256,
+        "finalists": 2,
+        "least_improvement": 0.0,
+    },
     "budget": {"keep": 0.8},
 }
 

@@ -85,8 +85,8 @@ def load_causal_model(
     Args:
         dtype: `auto` computes in float32 on a CPU and in the stored type on a GPU.
         device_map: As accelerate takes it; in place of a device.
-        as_stored: Leave parameters on a CPU in the type that they are stored in, if nothing else depends on it: they
-            are then views of the checkpoint's files, and take no memory. `config.dtype` says what was wanted.
+        as_stored: Leave parameters on a CPU in the type that they are stored in, if only they depend on it: they are
+            then views of the checkpoint's files, and take no memory. `config.dtype` says what was wanted.
 
     Returns:
         Model, tokenizer, and the name of the dtype that the checkpoint is stored in.

@@ -64,7 +64,7 @@ def write_tensors(path: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> Non
 
 
 def mapped_tensors(path: Path, group: str, device: torch.device) -> Mapping[str, Tensor]:
-    """Give a group of tensors of a file: mapped when they are asked for on a CPU, all at once on another device."""
+    """Give a group of tensors of a file: mapped when they are asked for, but all there at once on a GPU."""
     with safe_open(path, framework="pt") as file:
         held = list(file.keys())
     names = tuple(name.removeprefix(f"{group}.") for name in held if name.startswith(f"{group}."))

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from secateur.data import Role
-from secateur.errors import BudgetError
+from secateur.errors import BudgetError, RunFolderError
 from secateur.pruning.bank import WeightBank, build_bank, load_bank
 from secateur.pruning.calibration import Statistics, calibrate, steps_done
 from secateur.pruning.orders import NEEDS_FISHER
@@ -49,6 +49,8 @@ def calibrate_stage(run: Run) -> Calibrated:
     if done:
         with stage_clock("calibrate", run.listener) as clock:
             clock.reused = True
+            if not folder.bank.is_dir():
+                raise RunFolderError(f"{folder.root} was calibrated by another version; choose another --out folder")
             known = Allocated.model_validate(done.payload)
             space = method_space(run, known.architecture)
             uniform_bank = load_bank(dense, folder.uniform_bank) if uniform else None

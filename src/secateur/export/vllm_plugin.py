@@ -22,8 +22,8 @@ def register() -> None:
 def is_served(family: Family) -> bool:
     """Say whether the backend is read to serve the family: named as Llama, heads counted by weights, logits undivided.
 
-    The backend reads no divisor of logits but `logit_scale` (Granite), and cuts no attribute that counts heads (Phi-3). What
-    it makes of a mixture's experts (fused kernels of one size) was not read.
+    The backend reads no divisor of logits but `logit_scale` (Granite), and cuts no attribute that counts heads (Phi-3).
+    What it makes of a mixture's experts was not read.
     """
     named = family.layers == "model.layers" and family.head == "lm_head"
     return named and not (family.logits_divisor or family.attention.head_counts or family.mlp.experts)

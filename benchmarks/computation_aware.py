@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from secateur.predictor.computation_aware import ENTRIES, PROJECTION, STEPS, fit_computation_aware
-from secateur.predictor.gaussian_process import LENGTH, NOISE, VARIANCE
+from secateur.predictor.computation_aware import ENTRIES, NOISE, PROJECTION, STEPS, fit_computation_aware
+from secateur.predictor.gaussian_process import LENGTH, VARIANCE
 from secateur.predictor.quality import rank_correlation
 
 RESULTS = Path(__file__).parent / "results"

@@ -197,7 +197,7 @@ def reconstructed(inputs: Inputs, architecture: Architecture, seed: int, ridge: 
     streams = DenseStreams(inputs.walk, calibration, BATCH_TOKENS, calibration.num_tokens, CACHE_BYTES)
     reconstruct_in_sequence(dense, inputs.walk, model, architecture, streams, ridge)
     walk = DecoderWalk(model, dense.family, source=inputs.walk)
-    scaled_by(match_gains(inputs.walk, walk, architecture, streams.batches))
+    scaled_by(match_gains(inputs.walk, walk, architecture, streams.batches), dense.family)
     return perplexity_of(model, inputs)
 
 

@@ -37,8 +37,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from secateur.assignments import parse_assignment, parse_list
 from secateur.cli import quiet_libraries
-from secateur.config import build_config, parse_assignment, parse_list, resolve
+from secateur.config import build_config, resolve
 from secateur.demo import decoder_path
 from secateur.model.loading import DTYPES
 from secateur.pipeline import run_pipeline

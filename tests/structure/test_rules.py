@@ -1,6 +1,7 @@
 """Rules that hold for the whole of the source."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,15 @@ def test_imports_go_one_way():
     completed = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "0 broken" in completed.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_benchmarks_import_is_there(path):
+    """No other test runs them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("secateur"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
 def test_every_room_has_its_place_in_the_order_of_imports():

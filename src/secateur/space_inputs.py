@@ -167,6 +167,7 @@ def refuse_hidden(config: RunConfig) -> None:
     others = ["--max-drop"] * (limits.max_drop is not None) + ["--max-latency-ms"] * limits.limits_latency
     others += [f"search.method={config.search.method}"] * (config.search.method not in SEARCHES)
     others += ["pruning.reconstruction=bias"] * (config.pruning.reconstruction == "bias")
+    others += ["a cost in search.objectives"] * bool(set(config.search.objectives) & set(COSTS))
     others += ["--target gguf"] * (config.export.target == "gguf")
     if others:
         raise ConfigError(

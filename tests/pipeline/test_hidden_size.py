@@ -107,6 +107,7 @@ def test_points_of_the_front_are_exported_with_that_hidden_size(narrow: Finished
         ["--max-latency-ms", "1"],
         ["--target", "gguf"],
         ["--set", "search.method=uniform"],
+        ["--set", "search.objectives=[quality,kv_cache_bytes_per_token]"],
         ["--set", "pruning.reconstruction=bias"],
     ],
 )

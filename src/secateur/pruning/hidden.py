@@ -110,7 +110,7 @@ def narrow_hidden(
     model = copy.deepcopy(dense.model)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     head = model.get_output_embeddings()
-    for reader, states in _readers(walk, streams):
+    for index, (reader, states) in enumerate(_readers(walk, streams)):
         full = _normed(dense.model, reader, states)
         left = [state[..., channels] for state in states]
         if reader.norm:
@@ -130,6 +130,8 @@ def narrow_hidden(
                 change = weight.double() @ refit
             _replace(projection, "weight", (weight[:, channels].double() + change).to(weight.dtype))
             projection.in_features = kept
+        if index < dense.shape.num_modules:
+            _fit_post_norm(walk, model, index, states, channels)
     for index in range(dense.shape.num_modules):
         layer_index, kind = module_of(index)
         layer = decoder_layers(model, dense.family)[layer_index]
@@ -138,8 +140,6 @@ def narrow_hidden(
         if output.bias is not None:
             _replace(output, "bias", output.bias[channels])
         output.out_features = kept
-        if post_norm := block_names(dense.family, kind).post_norm:
-            _fit_post_norm(walk, index, layer.get_submodule(post_norm), streams, channels)
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
     _replace(embedding, "weight", embedding.weight[:, channels])
@@ -185,9 +185,15 @@ def _fit_norm(norm: nn.Module, inputs: list[Tensor], wanted: list[Tensor]) -> No
         _replace(norm, "bias", (means[1] - weight * means[0]).to(dtype))
 
 
-def _fit_post_norm(walk: DecoderWalk, index: int, norm: nn.Module, streams: DenseStreams, channels: Channels) -> None:
-    """Cut the norm behind a block and fit it to what the dense model's gives."""
+def _fit_post_norm(
+    walk: DecoderWalk, model: PreTrainedModel, index: int, states: list[Tensor], channels: Channels
+) -> None:
+    """Cut the norm behind a block, where there is one, and fit it to what the dense model's gives."""
     layer, kind = module_of(index)
+    post_norm = block_names(walk.family, kind).post_norm
+    if not post_norm:
+        return
+    norm = decoder_layers(model, walk.family)[layer].get_submodule(post_norm)
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -195,8 +201,7 @@ def _fit_post_norm(walk: DecoderWalk, index: int, norm: nn.Module, streams: Dens
         inputs.append(arguments[0][..., channels])
         outputs.append(output[..., channels])
 
-    states = next(each for place, each in enumerate(streams) if place == index)
-    handle = walk.layers[layer].get_submodule(block_names(walk.family, kind).post_norm).register_forward_hook(keep)
+    handle = walk.layers[layer].get_submodule(post_norm).register_forward_hook(keep)
     try:
         for state in states:
             walk.branch(layer, kind, state)

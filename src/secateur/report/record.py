@@ -80,7 +80,7 @@ class Winner(Record):
     architecture: Architecture
     decoder_parameters: int
     predicted: float = Field(description="KL by slices, of a predictor that has seen neither winner")
-    sliced: float = Field(description="KL by slices of the bank")
+    sliced: float | None = Field(description="KL by slices of the bank; null where only that failed")
     kl: float = Field(description="as the search measures last: after sequential reconstruction, where it does that")
     num_measurements: int = Field(description="among which it is the best: by slices, and in the searched space in all")
 

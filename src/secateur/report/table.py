@@ -192,7 +192,7 @@ def summary_lines(report: Report) -> list[str]:
 def uniformity_line(uniformity: Uniformity) -> str:
     """Say what layers alike cost at the budget."""
     alike, differing = (
-        f"KL {winner.kl:.4f} (by slices {winner.sliced:.4f}, predicted {winner.predicted:.4f}; best of "
+        f"KL {winner.kl:.4f} (by slices {_or_failed(winner.sliced)}, predicted {winner.predicted:.4f}; best of "
         f"{winner.num_measurements})"
         for winner in (uniformity.uniform, uniformity.per_layer)
     )
@@ -200,6 +200,10 @@ def uniformity_line(uniformity: Uniformity) -> str:
         f"layers alike, which every stock class holds: {alike}; layers that differ: {differing}; the first cost "
         f"{uniformity.cost:+.4f} nats per token"
     )
+
+
+def _or_failed(kl: float | None) -> str:
+    return "failed" if kl is None else f"{kl:.4f}"
 
 
 def _title(report: Report, name: str) -> str:

@@ -14,6 +14,7 @@ from secateur.runs.progress import stage_clock
 from secateur.schema import derive_seed
 from secateur.search.exhaustive import holds_few
 from secateur.search.propose import initial_candidates, predicted_candidates
+from secateur.search.rounds import FEWEST_TO_FIT
 from secateur.search.task import Found, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.cost import cost_of
@@ -38,7 +39,7 @@ class Learned:
 
 
 def uniformity_stage(run: Run, bank: WeightBank, found: Found) -> Uniformity | None:
-    """Measure a little of the other space; None where the run was not asked, or everything in it failed.
+    """Measure a little of the other space; None where the run was not asked, or too much of it failed.
 
     The predictor learns from both spaces. It proposes the last of what is measured in the other one, and what is said
     to be predicted of the two winners comes from one that was fitted without them.
@@ -65,10 +66,12 @@ def uniformity_stage(run: Run, bank: WeightBank, found: Found) -> Uniformity | N
             first = [task.candidate(task.space.levels(m.architecture), "alternative") for m in ranked(of_other)]
             best = reconstructs(first[:FINALISTS])
         if not ranked(best):
-            return None
+            return None  # as where nothing of the other space succeeded by slices
         winners = (found.best, ranked(best)[0])
         pairs = [m for m in ranked(of_searched) if m.architecture != winners[0].architecture]
         others = [m for m in ranked(of_other) if m.architecture != winners[1].architecture]
+        if len(pairs) + len(others) < FEWEST_TO_FIT:
+            return None
         learned = _learn((searched, task), (pairs, others))
         [sliced_other] = [m for m in of_other if m.architecture == winners[1].architecture]
         own = _winner(run, searched, learned, 0, winners[0], sliced, found.num_measurements)
@@ -91,7 +94,10 @@ def _measure(task: SearchTask, searched: SearchTask, known: Sequence[Measurement
         drawn = sample_architectures(task.space, task.budget, count, derive_seed(task.seed, "alternative"))
         return task.measure([task.candidate(task.space.levels(each), "alternative") for each in drawn])
     first = task.measure(initial_candidates(task, count - round(PREDICTED_SHARE * count)))
-    learned = _learn((searched, task), (ranked(known), ranked(first)))
+    pairs = (ranked(known), ranked(first))
+    if len(pairs[0]) + len(pairs[1]) < FEWEST_TO_FIT:
+        return first
+    learned = _learn((searched, task), pairs)
     table = learned.tables[1]
     batch = predicted_candidates(
         task,
@@ -124,8 +130,7 @@ def _winner(
     run: Run, task: SearchTask, learned: Learned, which: int, winner: Measurement, sliced: Measurement, count: int
 ) -> Winner:
     levels = np.array([task.space.levels(winner.architecture)])
-    assert winner.kl is not None
-    assert sliced.kl is not None, "what succeeds after reconstruction succeeded before"
+    assert winner.kl is not None, "winners did not fail"
     return Winner(
         architecture=winner.architecture,
         decoder_parameters=cost_of(run.inputs.shape, winner.architecture).decoder_parameters,

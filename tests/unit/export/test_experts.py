@@ -73,7 +73,10 @@ def test_any_implementation_of_the_experts_gives_the_same(prepare, tmp_path, imp
     prepared = prepare("qwen2_moe", experts="whole")
     pruned, *_ = exported(prepared, (4, 2, 4, 1, 2, 6), tmp_path / "exported")
     loaded = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "exported", trust_remote_code=True, experts_implementation=implementation, dtype=torch.float32
+        tmp_path / "exported",
+        trust_remote_code=True,  # the file that has just been written
+        experts_implementation=implementation,
+        dtype=torch.float32,
     ).eval()
     assert loaded.model.layers[0].mlp.experts.config._experts_implementation == implementation
     tokens = prepared.selection.tokens

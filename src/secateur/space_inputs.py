@@ -150,9 +150,11 @@ def alternative_of(config: RunConfig, dense: DenseModel, costs: Mapping[str, Mod
     other = per_layer_space_of if config.export.target == "uniform" else uniform_space_of
     wanted = Budget.from_config(dense.shape, budget, costs)
     try:
-        return Alternative(*searchable(other(config, dense, costs), wanted, config.seed))
+        space, band = searchable(other(config, dense, costs), wanted, config.seed)
     except BudgetError:
         return None
+    # A bank twice as large as the run's own is enough for what is only held against it.
+    return Alternative(space.at(band, config.space.ffn_levels) if isinstance(space, UniformSpace) else space, band)
 
 
 def refuse_hidden(config: RunConfig) -> None:

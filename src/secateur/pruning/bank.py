@@ -173,13 +173,6 @@ def _threads_for(num_columns: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def save_bank(bank: WeightBank, folder: Path) -> None:
-    """Write a bank into a folder: orders, permuted inputs, reconstructed outputs and errors, a file per module."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, module in enumerate(bank.modules):
-        _save_module(module, module_file(folder, index))
-
-
 def load_bank(dense: DenseModel, folder: Path) -> WeightBank:
     """Read what was written into a folder for the same dense model; what lies on a CPU is mapped when it is needed."""
     modules = [_load_module(dense, index, module_file(folder, index)) for index in range(dense.shape.num_modules)]

@@ -47,8 +47,9 @@ def fit_mixture(
     Args:
         tensors: (weight, axis along which the groups lie) of every projection.
     """
-    fit = _whole_experts if statistics.layout.whole else _channels_of_every_expert
-    return fit(statistics, tensors, weight, widths, find_order, reconstruct, ridge, seed)
+    if statistics.layout.whole:
+        return _whole_experts(statistics, tensors, weight, widths, find_order, ridge, seed)
+    return _channels_of_every_expert(statistics, tensors, weight, widths, find_order, reconstruct, ridge, seed)
 
 
 def _whole_experts(
@@ -57,7 +58,6 @@ def _whole_experts(
     weight: Float[Tensor, "hidden columns"],
     widths: Sequence[int],
     find_order: Order,
-    _reconstruct: Reconstruction,
     ridge: float,
     seed: int,
 ) -> MixtureFits:

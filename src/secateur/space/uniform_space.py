@@ -95,10 +95,16 @@ class UniformSpace(SearchSpace):
             return None
         return Size(len(layers), *next(iter(alike))), layers
 
-    def at(self, budget: Budget) -> "UniformSpace":
-        """Give the space without widths that no architecture of the band has; the dense one stays."""
-        used = {self.options[MLP][size.ffn] for size in self.sizes(budget)}
-        widths = tuple(sorted({0, self.shape.ffn_width} | used))
+    def at(self, budget: Budget, most: int | None = None) -> "UniformSpace":
+        """Give the space without widths that no architecture of the band has; the dense one stays.
+
+        Args:
+            most: Of the others, so many are left at most, from the narrowest to the widest: a weight bank holds each.
+        """
+        used = sorted({self.options[MLP][size.ffn] for size in self.sizes(budget)})
+        if most is not None and len(used) > most:
+            used = [used[place] for place in np.linspace(0, len(used) - 1, most).round().astype(int)]
+        widths = tuple(sorted({0, self.shape.ffn_width, *used}))
         return replace(self, options=(self.options[ATTENTION], widths) * self.shape.num_layers)
 
     def smallest_step(self, cost: ModuleCost) -> Amount:

@@ -6,7 +6,7 @@ import torch
 from secateur.data import Role
 from secateur.errors import ConfigError
 from secateur.model.shape import module_of
-from secateur.pruning.bank import build_bank, expand_groups, load_bank, output_projection, save_bank
+from secateur.pruning.bank import build_bank, expand_groups, load_bank, output_projection
 from secateur.pruning.calibration import calibrate
 from secateur.pruning.orders import IMPORTANCE
 from secateur.pruning.reconstruction import RECONSTRUCTIONS
@@ -151,7 +151,8 @@ def test_the_full_width_is_the_dense_projection(prepare, family):
 )
 def test_a_bank_read_from_disk_is_the_one_written(prepare, family, reconstruction, tmp_path):
     prepared = prepare(family, reconstruction=reconstruction)
-    save_bank(prepared.bank, tmp_path / "bank")
+    options = prepared.space.options
+    build_bank(prepared.dense, prepared.statistics, options, "obs", reconstruction, folder=tmp_path / "bank")
     read = load_bank(prepared.dense, tmp_path / "bank")
     assert len(read.modules) == len(prepared.bank.modules)
     for index, options in enumerate(prepared.space.options):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from secateur.pruning.bank import build_bank, load_bank, save_bank
+from secateur.pruning.bank import build_bank, load_bank
 from secateur.pruning.mixture_bank import expert_statistics
 from secateur.pruning.orders import IMPORTANCE
 from secateur.pruning.reconstruction import Refitter
@@ -78,8 +78,8 @@ def test_whole_experts_go_by_what_they_cost_and_the_router_is_cut_to_match(prepa
 
 
 def test_a_bank_survives_its_file(mixed, tmp_path):
-    save_bank(mixed.bank, tmp_path / "bank.safetensors")
-    read = load_bank(mixed.dense, tmp_path / "bank.safetensors")
+    build_bank(mixed.dense, mixed.statistics, mixed.space.options, folder=tmp_path)
+    read = load_bank(mixed.dense, tmp_path)
     for index, options in enumerate(mixed.space.options):
         assert read.errors(index) == mixed.bank.errors(index)
         for width in options[1:]:

@@ -125,6 +125,12 @@ def test_widths_that_no_architecture_of_the_band_has_leave_the_space(space, budg
     assert set(left.options[1]) == used | {0, 48}
 
 
+def test_so_many_widths_are_left_as_a_bank_is_to_hold(space, budget):
+    few = space.at(budget, most=2)
+    assert len(few.options[1]) <= 4 < len(space.at(budget).options[1])
+    assert 0 < few.count(budget) < space.count(budget)
+
+
 def test_the_smallest_has_what_is_protected_and_one_layer_at_least(space):
     size, layers = space.taken_apart(space.smallest)
     assert (size.heads, size.ffn) == (1, 1)

@@ -41,7 +41,7 @@ def main() -> None:
     space = inputs.space
     bank = build_bank(inputs.dense, calibrate(inputs.dense, inputs.sets[Role.CALIBRATION], 4_096, 0), space.options)
     reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16)
-    stitched = StitchedModel(inputs.walk, bank, reference, cache_bytes=1 << 30)
+    stitched = StitchedModel(inputs.walk, bank, reference)
 
     def kl(widths: tuple[int, ...]) -> float:
         return float(stitched.score(Architecture.from_widths(widths)).kl.mean())

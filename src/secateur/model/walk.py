@@ -153,12 +153,28 @@ class DecoderWalk:
         return attrgetter(self.family.final_norm)(self.model)(hidden)
 
     def logits(self, normed: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
-        logits = self.model.get_output_embeddings()(normed)
-        config = self.model.config
-        if self.family.logits_divisor:
-            logits = logits / getattr(config, self.family.logits_divisor)
-        cap = getattr(config, self.family.logits_cap) if self.family.logits_cap else None
+        logits, cap = self._uncapped_logits(normed), self._logits_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def gained_logits(
+        self, normed: Float[Tensor, "*batch hidden"], gain: float
+    ) -> tuple[Float[Tensor, "*batch vocabulary"], Float[Tensor, "*batch vocabulary"]]:
+        """Give the logits of `gain` times what is behind the final norm, and their derivative by it, in float32."""
+        rise, cap = self._uncapped_logits(normed).float(), self._logits_cap  # no family's head has a bias
+        logits = gain * rise
+        if cap is None:
+            return logits, rise
+        share = torch.tanh(logits / cap)
+        return cap * share, rise * (1 - share.square())
+
+    @property
+    def _logits_cap(self) -> float | None:
+        return getattr(self.model.config, self.family.logits_cap) if self.family.logits_cap else None
+
+    def _uncapped_logits(self, normed: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
+        logits: Tensor = self.model.get_output_embeddings()(normed)
+        divisor = self.family.logits_divisor
+        return logits / getattr(self.model.config, divisor) if divisor else logits
 
     @torch.no_grad()
     def states(self, batches: Sequence[Int[Tensor, "_windows length"]]) -> Iterator[list[Tensor]]:

@@ -15,7 +15,7 @@ from secateur.model.loading import DenseModel
 from secateur.model.mixture import ROUTER, ExpertLayout, Mixture, every_expert, layout_of
 from secateur.model.shape import BlockKind, block_names, decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.final_norm import match_final_norm
+from secateur.pruning.final_norm import DenseDistribution, match_final_norm
 from secateur.pruning.importance import damped
 from secateur.space.architecture import Architecture
 
@@ -53,14 +53,27 @@ class DenseStreams:
         self._walk = walk
         self._channels = channels
         state_bytes = self.num_tokens * walk.state_size * walk.model.dtype.itemsize
-        self._fits = state_bytes * (2 * len(walk.layers) + 1) <= cache_bytes
+        all_bytes = state_bytes * (2 * len(walk.layers) + 1)
+        self._fits = all_bytes <= cache_bytes
+        self._bytes_left = cache_bytes - all_bytes if self._fits else cache_bytes
         self._kept: list[list[Tensor]] = []
+        self._distribution: DenseDistribution | None = None
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         """Give 1 + number of modules streams, each a list of batches."""
         if self._fits and not self._kept:
             self._kept = list(self._given())
         return iter(self._kept) if self._fits else self._given()
+
+    def distribution(self, walk: DecoderWalk, last: list[Tensor]) -> DenseDistribution:
+        """Give what the dense model says of the tokens, from its stream after the last module; kept where it fits.
+
+        Args:
+            walk: Of the model whose final norm and head read that stream.
+        """
+        if self._distribution is None or not self._distribution.fits:
+            self._distribution = DenseDistribution(walk, last, self._bytes_left)
+        return self._distribution
 
     def _given(self) -> Iterator[list[Tensor]]:
         for stream in self._walk.states(self.batches):
@@ -135,7 +148,7 @@ def reconstruct_in_sequence(
                 for state, x in zip(pruned_stream, inputs, strict=True)
             ]
         advance()
-    match_final_norm(walk, pruned_walk, dense_stream, pruned_stream)
+    match_final_norm(pruned_walk, streams.distribution(walk, dense_stream), pruned_stream)
 
 
 def inverse_squares(stream: Float[Tensor, "*batch hidden"]) -> Float[Tensor, " *batch"]:

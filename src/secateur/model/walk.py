@@ -102,9 +102,18 @@ class DecoderWalk:
         weights: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "windows length hidden"]:
         """Give what a block adds to the residual stream; arguments as for `block`."""
-        layer = self.layers[layer_index]
-        names = block_names(self.family, kind)
-        module = layer.get_submodule(names.module)
+        post_norm = block_names(self.family, kind).post_norm
+        return self.scaled(self.layers[layer_index], post_norm, self.module_output(layer_index, kind, state, weights))
+
+    def module_output(
+        self,
+        layer_index: int,
+        kind: BlockKind,
+        state: Float[Tensor, "windows length state"],
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "windows length hidden"]:
+        """Give what a block's module gives, before what stands behind it; arguments as for `block`."""
+        module = self.layers[layer_index].get_submodule(block_names(self.family, kind).module)
         normed = self.normed_input(layer_index, kind, state)
         arguments = self.arguments(state.shape[0], state.shape[1])[layer_index]
         kwargs = arguments if kind is BlockKind.ATTENTION else {}
@@ -113,7 +122,8 @@ class DecoderWalk:
         else:
             with narrowed_heads(module, self.family, kind, weights):
                 output = functional_call(module, dict(weights), (normed,), kwargs)
-        return self.scaled(layer, names.post_norm, output[0] if isinstance(output, tuple) else output)
+        given: Tensor = output[0] if isinstance(output, tuple) else output
+        return given
 
     def normed_input(
         self, layer_index: int, kind: BlockKind, state: Float[Tensor, "windows length state"]

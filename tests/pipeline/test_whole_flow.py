@@ -9,14 +9,18 @@ import pytest
 import torch
 import yaml
 from small_runs import Finished, Moment, run_until, stored_measurements
+from transformers import PreTrainedModel
 
 from secateur.config import RunConfig, build_config
+from secateur.model.loading import DenseModel
 from secateur.model.walk import DecoderWalk
 from secateur.pipeline import resume_pipeline, run_pipeline
+from secateur.pruning.sequence import reconstruct_in_sequence
 from secateur.report.record import Choice, ModelRow, Report
 from secateur.runs.progress import Event, StageAdvanced, StageEnded
 from secateur.runs.store import RunStore
 from secateur.search.task import ranked
+from secateur.space.architecture import Architecture
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,22 @@ def test_gains_that_harm_are_taken_back(
     assert row.kl == pytest.approx(choice.kl_after_sequential, rel=0.3)
     assert unharmed.kl_after_gains is not None
     assert unharmed.kl_after_gains < unharmed.kl_after_sequential == choice.kl_after_sequential
+
+
+def test_finalists_that_begin_alike_are_made_one_after_another(
+    small_config: RunConfig, searched: Path, tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def watch(dense: DenseModel, walk: DecoderWalk, pruned: PreTrainedModel, cut: Architecture, *rest: Any) -> None:
+        made.append(cut.widths)
+        reconstruct_in_sequence(dense, walk, pruned, cut, *rest)
+
+    monkeypatch.setattr("secateur.stages.prune.reconstruct_in_sequence", watch)
+    choice, _ = cut_and_evaluate(small_config, Path(shutil.copytree(searched, tmp_path / "run")))
+    best = [measurement.architecture.widths for measurement in ranked(finished.measurements)[:3]]
+    assert made == sorted(best) != best
+    assert choice == finished.report.choice
 
 
 def test_candidates_that_were_reconstructed_on_all_tokens_are_chosen_as_measured(

@@ -102,9 +102,18 @@ class DecoderWalk:
         weights: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "windows length hidden"]:
         """Give what a block adds to the residual stream; arguments as for `block`."""
-        layer = self.layers[layer_index]
-        names = block_names(self.family, kind)
-        module = layer.get_submodule(names.module)
+        post_norm = block_names(self.family, kind).post_norm
+        return self.scaled(self.layers[layer_index], post_norm, self.module_output(layer_index, kind, state, weights))
+
+    def module_output(
+        self,
+        layer_index: int,
+        kind: BlockKind,
+        state: Float[Tensor, "windows length state"],
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "windows length hidden"]:
+        """Give what a block's module gives, before what stands behind it; arguments as for `block`."""
+        module = self.layers[layer_index].get_submodule(block_names(self.family, kind).module)
         normed = self.normed_input(layer_index, kind, state)
         arguments = self.arguments(state.shape[0], state.shape[1])[layer_index]
         kwargs = arguments if kind is BlockKind.ATTENTION else {}
@@ -113,7 +122,8 @@ class DecoderWalk:
         else:
             with narrowed_heads(module, self.family, kind, weights):
                 output = functional_call(module, dict(weights), (normed,), kwargs)
-        return self.scaled(layer, names.post_norm, output[0] if isinstance(output, tuple) else output)
+        given: Tensor = output[0] if isinstance(output, tuple) else output
+        return given
 
     def normed_input(
         self, layer_index: int, kind: BlockKind, state: Float[Tensor, "windows length state"]
@@ -153,12 +163,28 @@ class DecoderWalk:
         return attrgetter(self.family.final_norm)(self.model)(hidden)
 
     def logits(self, normed: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
-        logits = self.model.get_output_embeddings()(normed)
-        config = self.model.config
-        if self.family.logits_divisor:
-            logits = logits / getattr(config, self.family.logits_divisor)
-        cap = getattr(config, self.family.logits_cap) if self.family.logits_cap else None
+        logits, cap = self._uncapped_logits(normed), self._logits_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def gained_logits(
+        self, normed: Float[Tensor, "*batch hidden"], gain: float
+    ) -> tuple[Float[Tensor, "*batch vocabulary"], Float[Tensor, "*batch vocabulary"]]:
+        """Give the logits of `gain` times what is behind the final norm, and their derivative by it, in float32."""
+        rise, cap = self._uncapped_logits(normed).float(), self._logits_cap  # no family's head has a bias
+        logits = gain * rise
+        if cap is None:
+            return logits, rise
+        share = torch.tanh(logits / cap)
+        return cap * share, rise * (1 - share.square())
+
+    @property
+    def _logits_cap(self) -> float | None:
+        return getattr(self.model.config, self.family.logits_cap) if self.family.logits_cap else None
+
+    def _uncapped_logits(self, normed: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocabulary"]:
+        logits: Tensor = self.model.get_output_embeddings()(normed)
+        divisor = self.family.logits_divisor
+        return logits / getattr(self.model.config, divisor) if divisor else logits
 
     @torch.no_grad()
     def states(self, batches: Sequence[Int[Tensor, "_windows length"]]) -> Iterator[list[Tensor]]:

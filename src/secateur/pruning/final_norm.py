@@ -1,11 +1,10 @@
 """The final norm's gain, matched to a pruned model that is less sure than the dense one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from secateur.model.families import Family
@@ -16,15 +15,52 @@ MOST_TOKENS = 8_192
 # Rows whose logits exist at the same time.
 ROWS = 1_024
 LEAST_GAIN, MOST_GAIN = 0.5, 1.2
-GAIN_TOLERANCE = 5e-3
+# A step of Newton's method squares the error, so behind one this short less than a thousandth is left.
+LAST_STEP = 0.02
+MOST_STEPS = 8
+# A gain this near to 1 is rounding.
+LEAST_CHANGE = 1e-5
+
+
+class DenseDistribution:
+    """What the dense model says of the tokens that follow the first of a set, `ROWS` positions at a time.
+
+    Kept where it fits, since every candidate is matched to the same; else computed again each time.
+    """
+
+    def __init__(
+        self, walk: DecoderWalk, stream: Sequence[Float[Tensor, "_windows length state"]], cache_bytes: int
+    ) -> None:
+        """Take the first tokens of the residual stream after the last block."""
+        self._walk = walk
+        self._normed = walk.final_norm(first_rows(stream))
+        self.fits = len(self._normed) * walk.model.config.vocab_size * 4 <= cache_bytes
+        self._kept: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Float[Tensor, "rows vocabulary"]]:
+        if self.fits and not self._kept:
+            self._kept = list(self._given())
+        return iter(self._kept) if self.fits else self._given()
+
+    @torch.no_grad()
+    def _given(self) -> Iterator[Tensor]:
+        for rows in self._normed.split(ROWS):
+            yield self._walk.logits(rows).float().softmax(-1)
+
+
+def first_rows(stream: Sequence[Float[Tensor, "_windows length state"]]) -> Float[Tensor, "rows state"]:
+    """Give the states of the tokens that the gain is fitted on."""
+    rows: list[Tensor] = []
+    for batch in stream:
+        rows.append(batch.flatten(0, -2)[: MOST_TOKENS - sum(map(len, rows))])
+    return torch.cat(rows)
 
 
 @torch.no_grad()
 def match_final_norm(
-    walk: DecoderWalk,
     pruned_walk: DecoderWalk,
-    dense_stream: Sequence[Float[Tensor, "_windows length hidden"]],
-    pruned_stream: Sequence[Float[Tensor, "_windows length hidden"]],
+    wanted: Iterable[Float[Tensor, "rows vocabulary"]],
+    pruned_stream: Sequence[Float[Tensor, "_windows length state"]],
 ) -> float:
     """Scale the pruned model's final norm, in place, by the gain with the least KL(dense || pruned).
 
@@ -33,7 +69,8 @@ def match_final_norm(
     again, and the pruned model surer of itself than it may be.
 
     Args:
-        dense_stream: After the last block, on the calibration set.
+        wanted: The dense model's probabilities (`DenseDistribution`) on the same tokens.
+        pruned_stream: After the last block, on the calibration set.
 
     Returns:
         The gain; 1 leaves the model as it was.
@@ -41,24 +78,40 @@ def match_final_norm(
     Source:
         Temperature scaling (arXiv 1706.04599), against the dense model's distribution in place of labels.
     """
-    hidden_size = dense_stream[0].shape[-1]
-    dense = torch.cat([batch.reshape(-1, hidden_size) for batch in dense_stream])[:MOST_TOKENS]
-    pruned = torch.cat([batch.reshape(-1, hidden_size) for batch in pruned_stream])[:MOST_TOKENS]
-    wanted, normed = walk.final_norm(dense), pruned_walk.final_norm(pruned)
-
-    def divergence(gain: float) -> float:
-        total = 0.0
-        for rows in range(0, len(normed), ROWS):
-            log_p = walk.logits(wanted[rows : rows + ROWS]).float().log_softmax(-1)
-            log_q = pruned_walk.logits(normed[rows : rows + ROWS] * gain).float().log_softmax(-1)
-            total += float((log_p.exp() * (log_p - log_q)).sum())
-        return total
-
-    found = minimize_scalar(
-        divergence, bounds=(LEAST_GAIN, MOST_GAIN), method="bounded", options={"xatol": GAIN_TOLERANCE}
-    )
-    gain = float(found.x) if found.fun < divergence(1.0) else 1.0
+    normed = pruned_walk.final_norm(first_rows(pruned_stream)).split(ROWS)
+    # The first rows lead near, so that all of them are looked at once or twice.
+    gain = _least_divergence(pruned_walk, normed[:1], wanted, 1.0)
+    gain = _least_divergence(pruned_walk, normed, wanted, gain)
+    if abs(gain - 1) < LEAST_CHANGE:
+        return 1.0
     scale_output(attrgetter(pruned_walk.family.final_norm)(pruned_walk.model), gain, pruned_walk.family)
+    return gain
+
+
+def _least_divergence(
+    walk: DecoderWalk, normed: Sequence[Tensor], wanted: Iterable[Float[Tensor, "rows vocabulary"]], gain: float
+) -> float:
+    """Find the gain by Newton's method, held between the gains known to be too small and too large.
+
+    Logits are linear in the gain, and their KL convex, but in families that cap them.
+    """
+    low, high = LEAST_GAIN, MOST_GAIN
+    for _ in range(MOST_STEPS):
+        slope, curvature = 0.0, 0.0
+        for rows, p in zip(normed, wanted, strict=False):
+            logits, rise = walk.gained_logits(rows, gain)
+            q = logits.softmax(-1)
+            weighted = q * rise
+            mean = weighted.sum(-1)
+            slope += float((mean - torch.linalg.vecdot(p.to(rise.device), rise)).sum())
+            curvature += float((torch.linalg.vecdot(weighted, rise) - mean.square()).sum())
+        low, high = (low, gain) if slope > 0 else (gain, high)
+        wished = gain - slope / curvature if curvature > 0 else gain
+        # Far from the least KL a step may lead past the other end of what is left; half way there does not.
+        step = wished if low <= wished <= high else (low + high) / 2
+        gain, before = step, gain
+        if step == wished and abs(gain - before) < LAST_STEP:
+            break
     return gain
 
 

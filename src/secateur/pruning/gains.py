@@ -1,6 +1,6 @@
 """One gain for the output of every module and for the final norm, matched to the dense model's distribution."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import numpy as np
@@ -20,6 +20,8 @@ from secateur.space.architecture import Architecture
 MOST_EVALUATIONS = 8
 MOST_STEPS = 5
 MOST_GAIN = 1.5
+# Activations of a batch that are kept for the way back; more than this, and they are made again, block by block.
+KEPT_BYTES = 1 << 27
 
 
 def match_gains(
@@ -54,15 +56,17 @@ def match_gains(
             outputs[index] = (
                 [layers[layer].get_submodule(post_norm)] if post_norm else [*outputs_of(layers[layer], family, kind)]
             )
-    windows = -(-MOST_TOKENS // batches[0].shape[1])
-    chosen = torch.cat(list(batches))[:windows].split(len(batches[0]))
-    wanted = walk.normed(chosen)
     left = MOST_EVALUATIONS
 
     def scaled_block(index: int, hidden: Tensor, gain: Tensor) -> Tensor:
         layer, kind = module_of(index)
         output = pruned_walk.branch(layer, kind, hidden)
         return pruned_walk.add(kind, hidden, gain.to(output.device, output.dtype) * output)
+
+    windows = torch.cat(list(batches))[: -(-MOST_TOKENS // batches[0].shape[1])]
+    fitting = KEPT_BYTES // _kept_bytes(scaled_block, outputs, pruned_walk.embed(windows[:1]))
+    chosen = windows.split(min(fitting, len(batches[0])) or len(batches[0]))
+    wanted = walk.normed(chosen)
 
     @torch.enable_grad()
     def divergence(values: Float[np.ndarray, " gains"]) -> tuple[float, Float[np.ndarray, " gains"]]:
@@ -72,8 +76,10 @@ def match_gains(
         for batch, normed in zip(chosen, wanted, strict=True):
             hidden = pruned_walk.embed(batch)
             for place, index in enumerate(outputs):
-                # Activations inside of blocks are made again on the way back: those of all blocks outweigh the model.
-                hidden = checkpoint(scaled_block, index, hidden, gains[place], use_reentrant=False)
+                if fitting:
+                    hidden = scaled_block(index, hidden, gains[place])
+                else:
+                    hidden = checkpoint(scaled_block, index, hidden, gains[place], use_reentrant=False)
             total += _backward(
                 walk, pruned_walk, normed, pruned_walk.final_norm(hidden) * gains[-1].to(hidden.device, hidden.dtype)
             )
@@ -113,6 +119,22 @@ def scaled_by(gains: Mapping[nn.Module, float], family: Family) -> Callable[[], 
             setattr(module, name, parameter)
 
     return take_back
+
+
+@torch.enable_grad()
+def _kept_bytes(run: Callable[[int, Tensor, Tensor], Tensor], blocks: Iterable[int], hidden: Tensor) -> int:
+    """Count what autograd would keep of a pass through blocks, and keep none of it."""
+    total = 1
+
+    def count(tensor: Tensor) -> None:
+        nonlocal total
+        total += tensor.nbytes
+
+    hidden = hidden.requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
+        for index in blocks:
+            hidden = run(index, hidden, torch.ones(()))
+    return total
 
 
 def _backward(

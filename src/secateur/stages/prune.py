@@ -138,7 +138,8 @@ def _best_contender(
     """Reconstruct every finalist; the best measured one without it stands too, should it not help."""
     inputs, streams, reference = run.inputs, run.calibration_streams, run.selection_reference
     best = _as_measured(run, bank, finalists[0], reference if reconstructed_before else None)
-    for measurement in finalists:
+    # Neighbours in this order begin alike, and what is alike is solved once.
+    for measurement in sorted(finalists, key=lambda each: each.architecture.widths):
         set_aside(run, best.model)
         model = reconstructed(run, bank, measurement.architecture, streams, clock.advance)
         kl = float(score_model(model, inputs.dense.family, inputs.walk, reference).kl.mean())

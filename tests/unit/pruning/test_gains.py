@@ -125,6 +125,35 @@ def test_the_size_of_batches_does_not_matter(prepared):
     assert list(first.values()) == pytest.approx(list(second.values()), abs=1e-3)
 
 
+def test_activations_that_do_not_fit_are_made_again_with_the_same_gains(prepared, monkeypatch):
+    """Blocks run once per evaluation where they fit, and twice where not even one window does."""
+    model = prune(prepared.dense, prepared.bank, CUT)
+    runs, found = [], []
+    for most_bytes in (1 << 30, 1):
+        monkeypatch.setattr("secateur.pruning.gains.KEPT_BYTES", most_bytes)
+        rows = []
+        handle = model.model.layers[0].mlp.register_forward_hook(
+            lambda _m, args, _o, rows=rows: rows.append(len(args[0]))
+        )
+        found.append(list(matched(prepared, model, CUT).values()))
+        handle.remove()
+        runs.append(sum(rows) - 1)  # one window says how much is kept
+    windows = len(prepared.calibration.tokens)
+    assert runs[0] % windows == 0
+    assert runs[1] == 2 * runs[0]
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_batches_are_as_small_as_their_activations_must_be(prepared, monkeypatch):
+    """Smaller ones rather than to make activations again."""
+    model = prune(prepared.dense, prepared.bank, CUT)
+    monkeypatch.setattr("secateur.pruning.gains.KEPT_BYTES", 150_000)
+    rows = []
+    model.model.layers[0].mlp.register_forward_hook(lambda _m, args, _o: rows.append(len(args[0])))
+    matched(prepared, model, CUT)
+    assert 1 < max(rows) < 5
+
+
 def test_progress_has_as_many_steps_as_were_announced(prepared):
     steps = []
     matched(prepared, prune(prepared.dense, prepared.bank, CUT), CUT, lambda: steps.append(1))

@@ -244,6 +244,18 @@ class TestDenseStreams:
             reconstruct_in_sequence(prepared.dense, walk, pruned, CUT, streams, 0.1)
         assert len(walked) == 6
 
+    def test_what_depends_on_the_dense_model_alone_is_computed_once(self, prepared):
+        """How much tokens weigh behind a module, and what the dense model says, where that fits beside the streams."""
+        walk, tokens = prepared.walk, prepared.calibration.num_tokens
+        said_bytes = tokens * walk.model.config.vocab_size * 4
+        for cache_bytes, kept in ((7 * self.STATE_BYTES + said_bytes, True), (7 * self.STATE_BYTES, False)):
+            streams = DenseStreams(walk, prepared.calibration, 96, 10_000, cache_bytes)
+            after = list(streams)
+            assert streams.token_weights(walk, 2, after[3]) is streams.token_weights(walk, 2, after[3])
+            assert streams.token_weights(walk, 2, after[3]) is not streams.token_weights(walk, 3, after[4])
+            said = streams.distribution(walk, after[-1])
+            assert (streams.distribution(walk, after[-1]) is said) == said.fits == kept
+
     def test_a_pass_that_was_broken_off_keeps_nothing_half(self, prepared):
         streams = DenseStreams(prepared.walk, prepared.calibration, 36, 10_000, 1 << 30)
         next(iter(streams))

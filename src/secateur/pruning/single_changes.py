@@ -18,7 +18,7 @@ from secateur.pruning.calibration import ROWS, sample_labels, through_layer
 from secateur.runs.shelf import Shelf
 from secateur.space.architecture import Architecture
 
-# Calibration tokens that gradients are taken of. Twice as many moved no rank correlation by more than .02 (docs/log.md).
+# Tokens that gradients are taken of: twice as many moved no rank correlation by more than .02 (docs/log.md).
 NUM_TOKENS = 8_192
 
 
@@ -52,8 +52,8 @@ def estimate_single_changes(
 
         KL gains about  mean over tokens of  q . dy + 1/2 (g . dy)^2.
 
-    All widths of all modules come from one forward and two backward passes, whose states are put aside layer by layer as
-    in `calibrate`. Around the dense architecture q is 0, and what is left is a module's loss by itself.
+    All widths of all modules come from one forward and two backward passes, whose states are put aside layer by layer
+    as in `calibrate`. Around the dense architecture q is 0, and what is left is a module's loss by itself.
 
     Args:
         batch_tokens: Tokens per pass; rounded down to whole windows, at least one.

@@ -8,9 +8,10 @@ default predictor fitted on them is judged by Kendall tau on the recorded pairs 
 drawn the ordinary way. Every rule has as many measurements. Writes benchmarks/results/sharing.json, in which what was
 not recorded anew stays.
 
-Rules: `ordinary` is `space_filling`. `K of each half` draws stems by it, and K candidates for each that keep its first
-half and fill the band with the rest (`third`: the first third). `near ties` is `space_filling` that takes, among
-candidates within a tenth of the furthest, the one that shares most with what is chosen already.
+Rules: `ordinary` is `space_filling`, `plain draws` what it chooses from. `K of each half` draws stems by it, and K
+candidates for each that keep its first half and fill the band with the rest (`third`: the first third). `near ties` is
+`space_filling` that takes, among candidates within a tenth of the furthest, the one that shares most with what is
+chosen already.
 """
 
 import argparse
@@ -51,6 +52,10 @@ def ordinary(space: SearchSpace, budget: Budget, count: int, seed: int) -> list[
     return space_filling(space, budget, count, [], seed)
 
 
+def plain(space: SearchSpace, budget: Budget, count: int, seed: int) -> list[Levels]:
+    return [space.levels(each) for each in sample_architectures(space, budget, count, derive_seed(seed, "plain"))]
+
+
 def stems(share: float, each: int) -> Rule:
     """Draw stems, and so many candidates of each; stem by stem, so that a smaller sample is the first of a larger."""
 
@@ -86,6 +91,7 @@ def near_ties(space: SearchSpace, budget: Budget, count: int, seed: int) -> list
 
 RULES: dict[str, Rule] = {
     "ordinary": ordinary,
+    "plain draws": plain,
     "near ties": near_ties,
     "2 of each third": stems(1 / 3, 2),
     "2 of each half": stems(1 / 2, 2),
@@ -115,6 +121,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", default=[])
     parser.add_argument("--recorded", required=True)
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--counts", type=int, nargs="+", default=[25, 50, 100])
     arguments = parser.parse_args()
     quiet_libraries()
@@ -125,10 +132,12 @@ def main() -> None:
     bank = build_bank(inputs.dense, calibrate(inputs.dense, inputs.sets[Role.CALIBRATION], 4_096, 0), space.options)
     stitched = StitchedModel(inputs.walk, bank, DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16), 1 << 30)
     known = dict(zip(map(tuple, recorded.levels.tolist()), recorded.kl.tolist(), strict=True))
-    found: dict[str, dict] = {name: {str(n): {"tau": [], "work": []} for n in arguments.counts} for name in RULES}
+    found: dict[str, dict] = {
+        name: {str(n): {"tau": [], "work": []} for n in arguments.counts} for name in arguments.rules
+    }
     for seed in range(arguments.seeds):
-        for name, rule in RULES.items():
-            rows = rule(space, inputs.budget, max(arguments.counts), seed)
+        for name in arguments.rules:
+            rows = RULES[name](space, inputs.budget, max(arguments.counts), seed)
             for row in sorted(set(rows) - set(known)):
                 known[row] = float(stitched.score(space.architecture(row)).kl.mean())
             for count in arguments.counts:
@@ -144,10 +153,11 @@ def main() -> None:
         )
         print(f"{name}: {'; '.join(means)}")
     record = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    rules = record.get(arguments.recorded, {}).get("rules", {})
     record[arguments.recorded] = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "rules": found,
+        "rules": rules | found,
     }
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -111,8 +111,9 @@ def heuristics(run: Run, statistics: Sequence[Statistics]) -> dict[str, Architec
 
 
 def estimated_heuristic(run: Run, space: SearchSpace, bank: WeightBank) -> dict[str, Architecture]:
-    """Give the additive optimum of estimated losses, for a search that begins with what needs no measurement."""
-    if run.config.search.method != "secateur" or run.config.budget.max_drop is not None:
+    """Give the additive optimum of estimated losses, where Secateur's own search is to begin with it."""
+    own = run.config.search.method == "secateur" and run.config.budget.max_drop is None
+    if not (own and run.config.search.estimated_optimum):
         return {}
     inputs = run.inputs
     shelf = Shelf(run.folder.calibration / "single-changes")

@@ -18,6 +18,7 @@ OWN_SETTINGS = (
     "initial_share",
     "reconstructed_share",
     "reconstructed_tokens",
+    "estimated_optimum",
     "objectives",
     "smallest_keep",
     "choose",

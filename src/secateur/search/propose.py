@@ -54,7 +54,7 @@ def heuristics(task: SearchTask) -> dict[Levels, str]:
 
 
 def initial_candidates(task: SearchTask, count: int, known: Collection[Levels] = ()) -> list[Candidate]:
-    """Propose the first candidates: the heuristics, neighbours of them, and a set that fills the band in pairs of one beginning.
+    """Propose the first candidates: the heuristics, neighbours of them, and pairs that fill the band.
 
     Args:
         known: What has been measured already; it counts as there, and is not proposed again.

@@ -39,18 +39,22 @@ from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
 from secateur.pruning.single_changes import SingleChanges, estimate_single_changes
 from secateur.search.additive import additive_optimum
-from secateur.search.estimated import ESTIMATED, estimated_optimum
 from secateur.search.methods import SEARCHES
 from secateur.search.propose import initial_candidates
 from secateur.search.task import SearchTask
+from secateur.search.uniform import nearest_levels, uniform_architectures
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
-from secateur.space.sampling import sample_architectures
+from secateur.space.cost import Budget
+from secateur.space.sampling import repair, sample_architectures
+from secateur.space.search_space import Levels, SearchSpace
 
 RESULTS = Path(__file__).parent / "results"
 PROTOCOL = Protocol(model="", tokens="", num_tokens=0, sequence_length=0, dtype="", bank="")
 # Of a search with so many measurements and the default share.
 MEASUREMENTS, ROUNDS = 60, 8
+# Optima around which estimates are made again.
+CENTRES = 4
 Table = Sequence[Mapping[int, float]]
 
 
@@ -72,10 +76,31 @@ def mean_of(estimates: Sequence[SingleChanges]) -> Table:
     return [{width: float(np.mean([m[width] for m in module])) for width in module[0]} for module in modules]
 
 
+def estimated_optimum(
+    space: SearchSpace, budget: Budget, estimate: Callable[[Architecture], SingleChanges]
+) -> Architecture | None:
+    """Give what estimates lead to: around the uniform architectures, then around the optimum of their mean, and so on.
+
+    Of the optima it is the one with the least loss, which every estimate measures by the way.
+    """
+    rng = np.random.default_rng(0)
+    near = (nearest_levels(space, architecture) for architecture in uniform_architectures(space.shape, budget))
+    repaired = (repair(space, levels, budget, rng) for levels in near)
+    known = [estimate(space.architecture(levels)) for levels in dict.fromkeys(repaired) if levels is not None]
+    losses: dict[Levels, float] = {}
+    while known and len(losses) < CENTRES:
+        optimum = additive_optimum(space, budget, mean_of(known))
+        if optimum is None or optimum in losses:
+            break
+        known.append(estimate(space.architecture(optimum)))
+        losses[optimum] = known[-1].loss
+    return space.architecture(min(losses, key=lambda levels: (losses[levels], levels))) if losses else None
+
+
 def searched(task: SearchTask, optimum: Architecture | None, seeds: int) -> dict[str, dict[str, list[float]]]:
     """Give the best of the first set and the choice, with and without the optimum, by seed."""
     found: dict[str, dict[str, list[float]]] = {}
-    for name, heuristics in (("without", {}), ("with", {ESTIMATED: optimum} if optimum else {})):
+    for name, heuristics in (("without", {}), ("with", {"estimated": optimum} if optimum else {})):
         found[name] = {"first": [], "chosen": []}
         for seed in range(seeds):
             own = replace(task, seed=seed, heuristics=heuristics)
@@ -157,7 +182,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--keep", type=float, default=0.8)
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=4, help="searches with and without; 0: none")
     arguments = parser.parse_args()
     quiet_libraries()
     bench = Bench(arguments.model, arguments.data, arguments.keep)

@@ -18,7 +18,6 @@ OWN_SETTINGS = (
     "initial_share",
     "reconstructed_share",
     "reconstructed_tokens",
-    "estimated_optimum",
     "objectives",
     "smallest_keep",
     "choose",

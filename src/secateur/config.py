@@ -135,9 +135,6 @@ class SearchConfig(Record):
         le=0.6,
         description="share of the measurements spent on single changes to the heuristics' architectures",
     )
-    estimated_optimum: bool = Field(
-        False, description="method secateur: begin with the optimum of losses estimated from gradients, too"
-    )
     second_opinion: bool = Field(False, description="let trees that learned to rank reorder the best predicted")
     shrink: bool = Field(False, description="let choices that harm at the budget leave the space (SHAP), each round")
     rounds: int = Field(8, ge=1, description="fits of the predictor, each followed by a batch that it proposes")

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Int
 from secateur.predictor.shapley import Score
 from secateur.schema import derive_seed
 from secateur.search.additive import additive_optimum
-from secateur.search.estimated import ESTIMATED
 from secateur.search.task import SearchTask
 from secateur.search.uniform import nearest_levels, uniform_architectures
 from secateur.space.candidate import Candidate
@@ -63,11 +62,10 @@ def initial_candidates(task: SearchTask, count: int, known: Collection[Levels] =
     rng = np.random.default_rng(derive_seed(task.seed, "neighbours"))
     found = heuristics(task)
     parents = list(found)
-    by_name = {name: levels for levels, name in found.items()}
-    nearest = by_name.get(ESTIMATED) or by_name.get("additive") or (parents[-1] if parents else ())
+    nearest = [levels for levels, name in found.items() if name == "additive"] or parents[-1:]
     attempts = 0
     while parents and len(found) < int(count * NEIGHBOUR_SHARE) and attempts < 50 * count:
-        parent = nearest if rng.random() < 0.7 else parents[rng.integers(len(parents))]
+        parent = nearest[0] if rng.random() < 0.7 else parents[rng.integers(len(parents))]
         child = mutate(space, parent, budget, int(rng.integers(1, 4)), rng)
         if child is not None:
             found.setdefault(child, "neighbour")

@@ -11,12 +11,10 @@ from secateur.errors import BudgetError, RunFolderError
 from secateur.pruning.bank import WeightBank, build_bank, load_bank
 from secateur.pruning.calibration import Statistics, calibrate, steps_done
 from secateur.pruning.orders import NEEDS_FISHER
-from secateur.pruning.single_changes import SingleChanges, estimate_single_changes
 from secateur.runs.folder import remove
 from secateur.runs.progress import StageClock, stage_clock
 from secateur.runs.shelf import Shelf
 from secateur.schema import Record, derive_seed
-from secateur.search.estimated import ESTIMATED, estimated_optimum
 from secateur.search.ji2023 import paper_space
 from secateur.search.methods import ALLOCATIONS, JI2023, AllocationInputs, single_architecture_space
 from secateur.search.uniform import uniform_architectures
@@ -64,7 +62,6 @@ def calibrate_stage(run: Run) -> Calibrated:
         known = Allocated(architecture=allocate(run, statistics), heuristics=heuristics(run, statistics))
         space = method_space(run, known.architecture)
         bank = build_run_bank(run, statistics, space, clock.advance, folder.bank)
-        known.heuristics.update(estimated_heuristic(run, space, bank))
         uniform_bank = None
         if uniform:
             widths = [{architecture.widths[module] for architecture in uniform} for module in range(modules)]
@@ -108,24 +105,6 @@ def heuristics(run: Run, statistics: Sequence[Statistics]) -> dict[str, Architec
     except BudgetError:
         # It allocates in one way only; where that does not meet the limits, the search does without.
         return {}
-
-
-def estimated_heuristic(run: Run, space: SearchSpace, bank: WeightBank) -> dict[str, Architecture]:
-    """Give the additive optimum of estimated losses, where Secateur's own search is to begin with it."""
-    own = run.config.search.method == "secateur" and run.config.budget.max_drop is None
-    if not (own and run.config.search.estimated_optimum):
-        return {}
-    inputs = run.inputs
-    shelf = Shelf(run.folder.calibration / "single-changes")
-    seed = derive_seed(run.config.seed, "single changes")
-
-    def estimate(architecture: Architecture) -> SingleChanges | None:
-        tokens = inputs.sets[Role.CALIBRATION]
-        batch_tokens = run.config.evaluation.batch_tokens
-        return estimate_single_changes(inputs.dense, bank, architecture, tokens, batch_tokens, seed, shelf)
-
-    optimum = estimated_optimum(space, inputs.budget, estimate)
-    return {} if optimum is None else {ESTIMATED: optimum}
 
 
 def _allocation_inputs(run: Run, statistics: Sequence[Statistics]) -> AllocationInputs:

@@ -57,7 +57,7 @@ def accuracy(folder: str, mmlu: str, model_type: str) -> float:
             for module in range(2 * len(walk.layers)):
                 hidden = walk.block(*module_of(module), hidden)
             stream.append(hidden)
-    return choices.accuracy(walk, stream)
+    return float(choices.right(walk, stream).mean())
 
 
 def ppl_128(folder: str, text: str) -> float:

@@ -16,7 +16,8 @@ from secateur.cli import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
-from secateur.evaluation.stitched import StitchedModel, measure, score_model
+from secateur.evaluation.measure import measure
+from secateur.evaluation.stitched import StitchedModel, score_model
 from secateur.inputs import load_inputs
 from secateur.predictor.quality import rank_correlation
 from secateur.pruning.bank import build_bank
@@ -42,7 +43,7 @@ def correlations(model: str, data: list[str], keep: float, seed: int) -> dict[st
     statistics = calibrate(inputs.dense, calibration, batch_tokens, seed=seed)
     bank = build_bank(inputs.dense, statistics, inputs.space.options)
     reference = DenseReference(inputs.walk, selection, max(1, batch_tokens // selection.sequence_length))
-    stitched = StitchedModel(inputs.walk, bank, reference, config.evaluation.cache_bytes)
+    stitched = StitchedModel(inputs.walk, bank, reference)
     protocol = Protocol(
         model=inputs.fingerprints["model"],
         tokens=selection.fingerprint,
@@ -53,7 +54,9 @@ def correlations(model: str, data: list[str], keep: float, seed: int) -> dict[st
     )
 
     def measure_batch(batch: list[Candidate]) -> list[Measurement]:
-        return [measure(stitched, candidate.architecture, protocol) for candidate in batch]
+        measured = measure(stitched, [candidate.architecture for candidate in batch], protocol)
+        by_key = {measurement.architecture.key: measurement for measurement in measured}
+        return [by_key[candidate.architecture.key] for candidate in batch]
 
     found = search_rounds(
         SearchTask(

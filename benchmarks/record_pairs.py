@@ -17,7 +17,8 @@ from secateur.cli import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
-from secateur.evaluation.stitched import StitchedModel, measure
+from secateur.evaluation.measure import measure
+from secateur.evaluation.stitched import StitchedModel
 from secateur.inputs import load_inputs
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
@@ -53,12 +54,12 @@ def main() -> None:
     statistics = calibrate(inputs.dense, inputs.sets[Role.CALIBRATION], 4_096, 0)
     bank = build_bank(inputs.dense, statistics, space.options)
     reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16)
-    stitched = StitchedModel(inputs.walk, bank, reference, cache_bytes=1 << 30)
+    stitched = StitchedModel(inputs.walk, bank, reference)
 
     def measure_all(batch: list[Candidate]) -> list[Measurement]:
         found = {}
-        for number, candidate in enumerate(sorted(batch, key=lambda each: each.architecture.widths)):
-            found[candidate.architecture.key] = measure(stitched, candidate.architecture, PROTOCOL)
+        for number, measured in enumerate(measure(stitched, [each.architecture for each in batch], PROTOCOL)):
+            found[measured.architecture.key] = measured
             if number % 50 == 0:
                 print(f"{number} of {len(batch)}", flush=True)
         return [found[candidate.architecture.key] for candidate in batch]

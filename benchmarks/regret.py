@@ -30,7 +30,8 @@ from secateur.cli import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
-from secateur.evaluation.stitched import StitchedModel, measure
+from secateur.evaluation.measure import measure
+from secateur.evaluation.stitched import StitchedModel
 from secateur.inputs import Inputs, load_inputs
 from secateur.pruning.bank import build_bank
 from secateur.pruning.calibration import calibrate
@@ -50,16 +51,13 @@ def measuring(inputs: Inputs) -> Callable[[list[Candidate]], list[Measurement]]:
     tokens = inputs.sets[Role.CALIBRATION]
     statistics_ = calibrate(inputs.dense, tokens, 4_096, derive_seed(0, "calibrate"))
     bank = build_bank(inputs.dense, statistics_, inputs.space.options)
-    stitched = StitchedModel(
-        inputs.walk, bank, DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16), cache_bytes=1 << 30
-    )
+    reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16)
+    stitched = StitchedModel(inputs.walk, bank, reference)
     known: dict[str, Measurement] = {}
 
     def measure_all(batch: list[Candidate]) -> list[Measurement]:
-        for candidate in sorted(batch, key=lambda each: each.architecture.widths):
-            key = candidate.architecture.key
-            if key not in known:
-                known[key] = measure(stitched, candidate.architecture, PROTOCOL)
+        missing = [each.architecture for each in batch if each.architecture.key not in known]
+        known.update({each.architecture.key: each for each in measure(stitched, missing, PROTOCOL)})
         return [known[candidate.architecture.key] for candidate in batch]
 
     measure_all.bank = bank  # type: ignore[attr-defined]

@@ -32,7 +32,8 @@ from secateur.cli import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
-from secateur.evaluation.stitched import StitchedModel, measure
+from secateur.evaluation.measure import measure
+from secateur.evaluation.stitched import StitchedModel
 from secateur.inputs import load_inputs
 from secateur.predictor.quality import rank_correlation
 from secateur.pruning.bank import build_bank
@@ -124,7 +125,7 @@ class Bench:
         statistics_ = calibrate(inputs.dense, inputs.sets[Role.CALIBRATION], 4_096, 0)
         self.bank = build_bank(inputs.dense, statistics_, self.space.options)
         reference = DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16)
-        self.stitched = StitchedModel(inputs.walk, self.bank, reference, cache_bytes=1 << 30)
+        self.stitched = StitchedModel(inputs.walk, self.bank, reference)
         self.dense = Architecture.dense(inputs.dense.shape)
         self.known: dict[str, Measurement] = {}
         self.task = SearchTask(
@@ -139,9 +140,8 @@ class Bench:
         )
 
     def measure_all(self, batch: list[Candidate]) -> list[Measurement]:
-        for candidate in sorted(batch, key=lambda each: each.architecture.widths):
-            if candidate.architecture.key not in self.known:
-                self.known[candidate.architecture.key] = measure(self.stitched, candidate.architecture, PROTOCOL)
+        missing = [each.architecture for each in batch if each.architecture.key not in self.known]
+        self.known.update({each.architecture.key: each for each in measure(self.stitched, missing, PROTOCOL)})
         return [self.known[candidate.architecture.key] for candidate in batch]
 
     def kl(self, architecture: Architecture) -> float:

@@ -130,7 +130,7 @@ def main() -> None:
     inputs = load_inputs(resolve(build_config([layers])))
     recorded, space = read_recorded(arguments.recorded), inputs.space
     bank = build_bank(inputs.dense, calibrate(inputs.dense, inputs.sets[Role.CALIBRATION], 4_096, 0), space.options)
-    stitched = StitchedModel(inputs.walk, bank, DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16), 1 << 30)
+    stitched = StitchedModel(inputs.walk, bank, DenseReference(inputs.walk, inputs.sets[Role.SELECTION], 16))
     known = dict(zip(map(tuple, recorded.levels.tolist()), recorded.kl.tolist(), strict=True))
     found: dict[str, dict] = {
         name: {str(n): {"tau": [], "work": []} for n in arguments.counts} for name in arguments.rules
@@ -138,8 +138,9 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for name in arguments.rules:
             rows = RULES[name](space, inputs.budget, max(arguments.counts), seed)
-            for row in sorted(set(rows) - set(known)):
-                known[row] = float(stitched.score(space.architecture(row)).kl.mean())
+            missing = sorted(set(rows) - set(known))
+            scores = stitched.scores([space.architecture(row) for row in missing])
+            known |= {row: float(score.kl.mean()) for row, score in zip(missing, scores, strict=True)}
             for count in arguments.counts:
                 cell = found[name][str(count)]
                 cell["tau"].append(tau(recorded, rows[:count], [known[row] for row in rows[:count]]))

@@ -4,7 +4,6 @@ Heavy imports are inside the verbs, so that `secateur --help` answers at once.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.errors import SecateurError
+from secateur.machine import settle_process
 
 app = typer.Typer(
     add_completion=False,
@@ -393,7 +393,5 @@ def user_errors() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the `secateur` command."""
-    # Read when torch loads OpenMP. Idle threads that spin instead of sleeping made a run beside another busy process
-    # up to seven times slower; putting them to sleep costs about a tenth on an idle machine (docs/log.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle_process()
     sys.exit(app())

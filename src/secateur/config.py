@@ -96,10 +96,20 @@ class SpaceConfig(Record):
 
 
 class EvaluationConfig(Record):
-    """How measuring is done; results do not depend on it beyond rounding."""
+    """How measuring is done; results do not depend on it beyond rounding, but for `dtype` and `top_k`."""
 
     batch_tokens: int = Field(4_096, ge=1, description="tokens per forward pass")
-    cache_bytes: int = Field(1 << 30, ge=0, description="hidden states kept between candidates")
+    max_memory: int = Field(
+        4 << 30, ge=1, description="bytes of hidden states while candidates are measured; fewer go together if need be"
+    )
+    cache_bytes: int = Field(1 << 30, ge=0, description="of them, kept for candidates to come; at most half")
+    candidates: int = Field(16, ge=1, description="that go through the model together; lost if the run is killed")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of candidates' matrix products; auto = bfloat16 where the processor multiplies it fast"
+    )
+    top_k: int | None = Field(
+        1_024, ge=1, description="dense probabilities kept per token where all take more than 1 GiB; null = all, slower"
+    )
     confidence: float = Field(0.95, gt=0, lt=1, description="of reported intervals")
 
 
@@ -151,6 +161,9 @@ class SearchConfig(Record):
         ge=0,
         description="method secateur: spent to say what layers alike cost: on them where layers may differ, on layers "
         "that differ where they may not; below 25 it is not asked",
+    )
+    halving: bool = Field(
+        False, description="method evolutionary: many offspring on few tokens, the best of them on more"
     )
     finalists: int = Field(4, ge=1, description="of the best measured, how many are reconstructed on the whole set")
     objectives: tuple[str, ...] = Field(

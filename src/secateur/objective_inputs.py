@@ -16,7 +16,7 @@ def named_objectives(config: RunConfig) -> tuple[str, ...]:
 
 
 def refuse_objectives(config: RunConfig) -> None:
-    """Refuse objectives and a rule of choice that the run has nothing to measure for.
+    """Refuse objectives, a rule of choice and a way to measure that the run has nothing for.
 
     Raises:
         ConfigError: Says which, and what is missing.
@@ -35,6 +35,8 @@ def refuse_objectives(config: RunConfig) -> None:
         raise ConfigError(f"search.objectives={list(names)} must have {QUALITY!r} and no name twice")
     if names != (QUALITY,) and search.method != "secateur":
         raise ConfigError(f"search.objectives={list(names)} needs search.method=secateur, got {search.method}")
+    if search.halving and search.method != "evolutionary":
+        raise ConfigError(f"search.halving=true needs search.method=evolutionary, got {search.method}; leave it out")
     if DISPARITY in names and not groups:
         raise ConfigError("search.objectives has 'disparity' but there are no groups; add --groups NAME=PATH, twice")
     if search.choose == "least_disparity" and DISPARITY not in names:

@@ -191,7 +191,7 @@ class TestPrunes:
             state = walk.block(*module_of(index), state, weights) if width else walk.add(kind, state, None)
         assert_alike(walk.logits(walk.final_norm(state)), logits_of(pruned, tokens))
         reference = DenseReference(walk, prepared.selection, batch_windows=3)
-        stitched = StitchedModel(walk, prepared.bank, reference, cache_bytes=1 << 20).score(architecture)
+        stitched = StitchedModel(walk, prepared.bank, reference).score(architecture)
         scored = score_model(pruned, prepared.dense.family, walk, reference)
         torch.testing.assert_close(stitched.kl, scored.kl, atol=1e-5, rtol=0)
 

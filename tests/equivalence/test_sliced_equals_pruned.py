@@ -108,7 +108,7 @@ def test_logits_of_slices_are_those_of_the_pruned_model(prepare, variant, archit
 def test_scores_of_slices_are_those_of_the_pruned_model(prepare, family, reconstruction, architecture):
     prepared = prepare(family, reconstruction=reconstruction)
     reference = DenseReference(prepared.walk, prepared.selection, batch_windows=3)
-    stitched = StitchedModel(prepared.walk, prepared.bank, reference, cache_bytes=1 << 20).score(architecture)
+    stitched = StitchedModel(prepared.walk, prepared.bank, reference).score(architecture)
     pruned = prune(prepared.dense, prepared.bank, architecture)
     scored = score_model(pruned, prepared.dense.family, prepared.walk, reference)
     torch.testing.assert_close(stitched.loss, scored.loss, atol=1e-5, rtol=0)

@@ -186,47 +186,43 @@ class ChoiceSet:
         """Tokens that a model has to run over, padding included."""
         return sum(batch.numel() for batch in self.batches)
 
-    def accuracy(self, walk: DecoderWalk, stream: list[Tensor]) -> float:
-        """Give the share of questions whose right choice has the highest log-probability, summed over its tokens.
+    def right(self, walk: DecoderWalk, states: Sequence[Tensor]) -> Float[Tensor, " questions"]:
+        """Say per question whether its right choice has the highest log-probability, summed over its tokens: 1 or 0.
 
-        Of choices with the same log-probability the first counts. Every question has the same weight, whatever its
-        subject.
+        Of choices with the same log-probability the first counts. The mean is the accuracy, in which every question has
+        the same weight, whatever its subject.
 
         Args:
-            stream: Per batch, the residual stream `[windows, length, hidden]` that a model leaves after its last block.
-
-        Returns:
-            A share in [0, 1]; NaN where the model gives a log-probability that is not finite.
-        """
-        return float(self.right(walk, stream).mean())
-
-    def right(self, walk: DecoderWalk, stream: list[Tensor]) -> Float[Tensor, " questions"]:
-        """Say per question whether its right choice has the highest log-probability: 1 or 0.
+            states: Per batch, the state that a model leaves after its last block.
 
         Returns:
             All NaN where the model gives a log-probability that is not finite.
         """
-        scores = self.scores(walk, stream)
-        if not all(score.isfinite().all() for score in scores):
-            return torch.full((len(self.answers),), float("nan"), dtype=torch.float64)
-        right = [int(score.argmax()) == answer for score, answer in zip(scores, self.answers, strict=True)]
-        return torch.tensor(right, dtype=torch.float64)
+        return self.joined([self.score_batch(index, state, walk) for index, state in enumerate(states)])
 
     @torch.no_grad()
-    def scores(self, walk: DecoderWalk, stream: list[Tensor]) -> tuple[Tensor, ...]:
-        """Give every choice's log-probability in nats, per question.
+    def score_batch(
+        self, index: int, state: Float[Tensor, "windows length state"], walk: DecoderWalk
+    ) -> Float[Tensor, " choices"]:
+        """Give what one batch adds to every choice's log-probability in nats.
 
         Tokens that all choices of a question begin with are left out: they add the same to each.
         """
-        scores = torch.zeros(sum(self.num_choices))
-        for hidden, table in zip(stream, self.predictions, strict=True):
-            # The head runs once per position, not once per choice.
-            places, place = table[:, :2].unique(dim=0, return_inverse=True)
-            normed = walk.final_norm(hidden[places[:, 0], places[:, 1]])
-            log_probabilities = walk.logits(normed).float().log_softmax(-1)
-            # Summed on the CPU, where the order of the sum is fixed.
-            scores.index_add_(0, table[:, 3], log_probabilities[place, table[:, 2]].cpu())
-        return scores.split(self.num_choices)
+        scores, table = torch.zeros(sum(self.num_choices)), self.predictions[index]
+        # The head runs once per position, not once per choice.
+        places, place = table[:, :2].unique(dim=0, return_inverse=True)
+        normed = walk.final_norm(state[places[:, 0], places[:, 1]])
+        log_probabilities = walk.logits(normed).float().log_softmax(-1)
+        # Summed on the CPU, where the order of the sum is fixed.
+        return scores.index_add_(0, table[:, 3], log_probabilities[place, table[:, 2]].cpu())
+
+    def joined(self, parts: Sequence[Float[Tensor, " choices"]]) -> Float[Tensor, " questions"]:
+        """Say from what all batches add whether the right choices are ahead; see `right`."""
+        scores = torch.stack(list(parts)).sum(0)
+        if not scores.isfinite().all():
+            return torch.full((len(self.answers),), float("nan"), dtype=torch.float64)
+        own = zip(scores.split(self.num_choices), self.answers, strict=True)
+        return torch.tensor([int(score.argmax()) == answer for score, answer in own], dtype=torch.float64)
 
 
 def load_choices(

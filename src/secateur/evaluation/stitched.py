@@ -1,27 +1,38 @@
-"""Measure candidates without making them: slices of the weight bank swapped into the dense model's own modules."""
+"""Run candidates without making them: slices of the weight bank swapped into the dense model's own modules.
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+All go through a layer before any goes through the next, and those whose choices agree so far go as one: the work is
+the number of distinct prefixes, and a layer's weights are needed once.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, runtime_checkable
 from typing import Protocol as Interface
-from typing import runtime_checkable
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.evaluation.divergence import DenseReference, WindowScores
+from secateur.evaluation.prefix_cache import Prefix, PrefixCache
 from secateur.model.families import Family
-from secateur.model.shape import module_of
+from secateur.model.shape import BlockKind, module_of
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank
 from secateur.space.architecture import Architecture
-from secateur.space.candidate import Measurement, Protocol
+
+Part = TypeVar("Part")
+Score = TypeVar("Score")
+Score_co = TypeVar("Score_co", covariant=True)
+Item = TypeVar("Item")
+# A batch of tokens behind the modules of a prefix.
+Node = tuple[int, Prefix]
 
 
 @runtime_checkable
-class Scorer(Interface):
-    """Tokens to run on: a `DenseReference`, or a `ChoiceSet`."""
+class Scorer(Interface[Part, Score_co]):
+    """Tokens to run on, and what is read off the states behind the last block: a `DenseReference`, or a `ChoiceSet`."""
 
     @property
     def batches(self) -> Sequence[Tensor]: ...
@@ -29,61 +40,160 @@ class Scorer(Interface):
     @property
     def num_tokens(self) -> int: ...
 
+    def score_batch(self, index: int, state: Tensor, model: DecoderWalk, /) -> Part:
+        """Read off what the model leaves of one batch."""
+        ...
 
-class StitchedModel:
-    """Runs architectures on one token set.
+    def joined(self, parts: Sequence[Part], /) -> Score_co:
+        """Put what was read off several batches together."""
+        ...
 
-    The residual stream before each module is kept for the candidate measured last, as deep as memory allows, so that
-    the next one starts where it first differs. Results do not depend on it; measuring in sorted order is faster.
+
+@dataclass(frozen=True)
+class Memory:
+    """What hidden states may take while candidates are measured; results do not depend on it.
+
+    Attributes:
+        max_bytes: Of all hidden states that exist at the same time.
+        cache_bytes: Of those that are kept for later candidates, among them; at most half.
+        candidates: That go through the model together, at most. What an interruption loses.
     """
 
-    def __init__(self, walk: DecoderWalk, bank: WeightBank, reference: Scorer, cache_bytes: int) -> None:
+    max_bytes: int = 4 << 30
+    cache_bytes: int = 1 << 30
+    candidates: int = 16
+
+    @property
+    def kept_bytes(self) -> int:
+        return min(self.cache_bytes, self.max_bytes // 2)
+
+    def share(self, count: int) -> "Memory":
+        """Give each of several models the same part."""
+        return Memory(self.max_bytes // count, self.cache_bytes // count, self.candidates)
+
+
+class StitchedModel(Generic[Score]):
+    """Runs architectures on one token set.
+
+    States behind a prefix are shared by all candidates that begin with it, and some are kept for candidates to come.
+    Results depend on neither, nor on how candidates are grouped.
+    """
+
+    def __init__(
+        self,
+        walk: DecoderWalk,
+        bank: WeightBank,
+        scorer: Scorer[Part, Score],
+        memory: Memory | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Take what is to be run.
+
+        Args:
+            dtype: Of the matrix products in blocks; residual stream, norms and head stay what the model is computed in.
+                As the model if not given.
+        """
         self._walk = walk
         self._bank = bank
-        self._reference = reference
-        state_bytes = reference.num_tokens * walk.state_size * walk.model.dtype.itemsize
-        self._depth = max(1, cache_bytes // state_bytes)
-        self._widths: tuple[int, ...] = ()
-        self._states: list[list[Tensor]] = []
+        self._scorer: Scorer[Any, Score] = scorer
+        self._memory = memory or Memory()
+        self._dtype = dtype if dtype != walk.model.dtype else None
+        self._cache = PrefixCache(self._memory.kept_bytes)
+        self._embedded: dict[int, Tensor] = {}
+        self.num_blocks_run = 0
 
-    def score(self, architecture: Architecture) -> WindowScores:
-        """Score an architecture on every window of a set that has a dense reference.
+    def score(self, architecture: Architecture) -> Score:
+        """Score a single architecture."""
+        [score] = self.scores([architecture])
+        return score
 
-        Raises:
-            TypeError: The model was made for tokens without one.
+    def scores(self, architectures: Sequence[Architecture], batches: Sequence[int] | None = None) -> list[Score]:
+        """Score architectures, in the order given.
+
+        Args:
+            batches: Numbers of the token set's batches to run on; all if not given.
         """
-        if not isinstance(self._reference, DenseReference):
-            raise TypeError(f"scores need a DenseReference, got {type(self._reference).__name__}; use stream()")
-        streams = enumerate(self.stream(architecture))
-        parts = [self._reference.score(index, hidden, self._walk) for index, hidden in streams]
-        return WindowScores(torch.cat([part.loss for part in parts]), torch.cat([part.kl for part in parts]))
+        chosen = range(len(self._scorer.batches)) if batches is None else batches
+        widths = [architecture.widths for architecture in architectures]
+        found: dict[Prefix, Score] = {}
+        for group in self.groups(architectures, chosen):
+            # Where not even one candidate's states fit, some batches at a time.
+            parts: dict[Prefix, list[object]] = {each.widths: [] for each in group}
+            for some in _pieces(chosen, self._states_at_once(chosen)):
+                for (_, prefix), part in sorted(self._run(list(parts), some).items()):
+                    parts[prefix].append(part)
+            found |= {each: self._scorer.joined(of_batches) for each, of_batches in parts.items()}
+        return [found[each] for each in widths]
+
+    def groups(
+        self, architectures: Sequence[Architecture], batches: Sequence[int] | None = None
+    ) -> list[list[Architecture]]:
+        """Give the groups in which architectures go through the model: neighbours share their first layers."""
+        chosen = range(len(self._scorer.batches)) if batches is None else batches
+        ordered = sorted({each.widths: each for each in architectures}.items())
+        size = max(1, min(self._memory.candidates, self._states_at_once(chosen) // len(chosen)))
+        return [[architecture for _, architecture in group] for group in _pieces(ordered, size)]
+
+    def _states_at_once(self, batches: Sequence[int]) -> int:
+        """Give how many batches' states may exist: as many again come into being behind each module."""
+        tokens = max(self._scorer.batches[index].numel() for index in batches)
+        state_bytes = tokens * self._walk.state_size * self._walk.model.dtype.itemsize
+        free = self._memory.max_bytes - self._memory.kept_bytes
+        return max(1, free // (2 * state_bytes))
 
     @torch.no_grad()
-    def stream(self, architecture: Architecture) -> list[Tensor]:
-        """Give the residual stream after the last block, batch by batch."""
-        widths = architecture.widths
-        agreed = next(
-            (i for i, (new, old) in enumerate(zip(widths, self._widths, strict=False)) if new != old), len(self._widths)
-        )
-        if not self._states:
-            self._states = [[self._walk.embed(batch) for batch in self._reference.batches]]
-        # states[i] is the stream before module i; what follows the first difference is stale.
-        del self._states[agreed + 1 :]
-        self._widths = widths
-        start = len(self._states) - 1
-        stream = self._states[start]
-        for module in range(start, len(widths)):
-            stream = self._module(module, widths[module], stream)
-            if len(self._states) < self._depth and module + 1 < len(widths):
-                self._states.append(stream)
-        return stream
+    def _run(self, group: list[Prefix], batches: Sequence[int]) -> dict[Node, object]:
+        """Give what is read off each batch for each candidate, by batch and widths."""
+        self._cache.begin_pass()
+        starts = {(batch, widths): self._cache.deepest(batch, widths) for widths in group for batch in batches}
+        states: dict[Node, Tensor] = {}
+        for module in range(min(starts.values()), len(group[0])):
+            children: dict[int, dict[Node, None]] = {}
+            for (batch, widths), start in starts.items():
+                node = (batch, widths[:module])
+                if start == module and node not in states:
+                    states[node] = self._cache[node] if module else self._embed(batch)
+                if start <= module:
+                    children.setdefault(widths[module], {})[node] = None
+            states = self._through(module, children, states)
+        return {node: self._scorer.score_batch(node[0], states.pop(node), self._walk) for node in starts}
 
-    def _module(self, module: int, width: int, stream: list[Tensor]) -> list[Tensor]:
+    def _through(
+        self, module: int, children: dict[int, dict[Node, None]], states: dict[Node, Tensor]
+    ) -> dict[Node, Tensor]:
+        """Send states through a module, each at the widths that are wanted of it; they are gone afterwards."""
         layer, kind = module_of(module)
-        if width == 0:
-            return [self._walk.add(kind, state, None) for state in stream]
-        weights = self._bank.slices(module, width)
-        return [self._walk.block(layer, kind, state, weights) for state in stream]
+        uses = Counter(node for nodes in children.values() for node in nodes)
+        after: dict[Node, Tensor] = {}
+        for width in sorted(children):
+            weights = self._bank.slices(module, width) if width else None
+            for batch, prefix in children[width]:
+                node, child = (batch, prefix), (batch, (*prefix, width))
+                after[child] = self._block(layer, kind, states[node], weights)
+                uses[node] -= 1
+                if not uses[node]:
+                    del states[node]
+                if module + 1 < 2 * len(self._walk.layers):
+                    self._cache.put(*child, after[child])
+        if kind is BlockKind.MLP:
+            self._walk.release(layer)
+        return after
+
+    def _block(self, layer: int, kind: BlockKind, state: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
+        if weights is None:
+            return self._walk.add(kind, state, None)
+        self.num_blocks_run += 1
+        with torch.autocast(state.device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            return self._walk.block(layer, kind, state, weights)
+
+    def _embed(self, batch: int) -> Tensor:
+        if batch not in self._embedded:
+            self._embedded[batch] = self._walk.embed(self._scorer.batches[batch])
+        return self._embedded[batch]
+
+
+def _pieces(values: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 @torch.no_grad()
@@ -91,52 +201,4 @@ def score_model(model: PreTrainedModel, family: Family, walk: DecoderWalk, refer
     """Score a pruned model, as it stands, on the reference's token set. `walk` is the dense model's."""
     own = DecoderWalk(model, family, source=walk)
     states = walk.last_states(reference.batches) if model is walk.model else own.last_states(reference.batches)
-    parts = [reference.score(index, state, own) for index, state in enumerate(states)]
-    return WindowScores(torch.cat([part.loss for part in parts]), torch.cat([part.kl for part in parts]))
-
-
-def measure(
-    stitched: StitchedModel,
-    architecture: Architecture,
-    protocol: Protocol,
-    targets: Mapping[str, Callable[[Architecture], float]] | None = None,
-) -> Measurement:
-    """Measure an architecture; what goes wrong numerically is recorded as a failure, not raised.
-
-    Args:
-        targets: What else is measured, by name.
-    """
-    start = time.perf_counter()
-    scores = stitched.score(architecture)
-    others = {name: target(architecture) for name, target in (targets or {}).items()}
-    return as_measurement(architecture, protocol, scores, others, time.perf_counter() - start)
-
-
-def as_measurement(
-    architecture: Architecture,
-    protocol: Protocol,
-    scores: WindowScores,
-    targets: Mapping[str, float],
-    seconds: float,
-) -> Measurement:
-    """Turn scores into a measurement, or into a failure where a number is not finite."""
-    kl, loss = float(scores.kl.mean()), float(scores.loss.mean())
-    seen = {"kl": kl, "loss": loss, **targets}
-    if all(map(math.isfinite, seen.values())):
-        return Measurement(
-            architecture=architecture,
-            protocol=protocol.key,
-            status="measured",
-            kl=kl,
-            loss=loss,
-            targets=dict(targets),
-            seconds=seconds,
-        )
-    reason = ", ".join(f"{name}={value}" for name, value in seen.items())
-    return Measurement(
-        architecture=architecture,
-        protocol=protocol.key,
-        status="failed",
-        reason=f"{reason}: not finite",
-        seconds=seconds,
-    )
+    return reference.joined([reference.score_batch(index, state, own) for index, state in enumerate(states)])

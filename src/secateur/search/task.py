@@ -21,6 +21,7 @@ from secateur.space.smaller_space import Removed
 PROBES = ("single", "paper", "sensitivity", "alternative")
 
 MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
+MeasureBest = Callable[[list[Candidate], int], list[Measurement]]
 
 
 class RoundRecord(Record):
@@ -54,6 +55,8 @@ class SearchTask:
     Attributes:
         errors: Per module, reconstruction error per width (`WeightBank.errors`).
         measure: Measures candidates by slices of the bank and gives measurements in the same order.
+        measure_best: Finds the best few of many by successive halving, and gives their measurements, best first; None
+            where every candidate is measured on all tokens.
         measure_reconstructed: The same after sequential reconstruction, where the run has it.
         num_measurements: How many may be made in all, of both kinds.
         num_rounds, initial_share, reconstructed_share, predictor, sensitivity_share, acquisition, least_improvement,
@@ -73,6 +76,7 @@ class SearchTask:
     initial_share: float
     seed: int
     end_round: Callable[[RoundRecord], None] = lambda _record: None
+    measure_best: MeasureBest | None = None
     measure_reconstructed: MeasureBatch | None = None
     reconstructed_share: float = 0.0
     predictor: str = "auto"

@@ -23,7 +23,9 @@ class Candidate(Record):
 class Protocol(Record):
     """All that makes two measurements comparable.
 
-    `reconstructed_on` counts the calibration tokens of a sequential reconstruction before the measurement; 0 = none.
+    `dtype` is that of the matrix products; `reconstructed_on` counts the calibration tokens of a sequential
+    reconstruction before the measurement, 0 = none; `top_k` is how many tokens of a distribution are told apart, None =
+    all.
     """
 
     model: str
@@ -33,6 +35,7 @@ class Protocol(Record):
     dtype: str
     bank: str
     reconstructed_on: int = 0
+    top_k: int | None = None
 
     @property
     def key(self) -> str:

@@ -1,7 +1,7 @@
 """The smallest model whose drop holds: searched, then verified by making it and measuring."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -13,8 +13,9 @@ from secateur.data import Role
 from secateur.errors import BudgetError
 from secateur.evaluation.divergence import DenseReference, WindowScores
 from secateur.evaluation.drop import drop_bound
+from secateur.evaluation.measure import as_measurement
 from secateur.evaluation.multiple_choice import ChoiceSet
-from secateur.evaluation.stitched import StitchedModel, as_measurement, score_model
+from secateur.evaluation.stitched import score_model
 from secateur.inputs import Inputs
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import WeightBank
@@ -27,9 +28,10 @@ from secateur.search.verification import Prospect, Verification, next_to_verify,
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement, Protocol
 from secateur.space.search_space import SearchSpace
+from secateur.stages.measure import Measure, candidate_streams, measure_batch, selection_protocol
 from secateur.stages.prune import cut_best, reconstructed, set_aside
 from secateur.stages.run import Run
-from secateur.stages.search import MeasureOne, candidate_streams, measure_batch, search_task, selection_protocol
+from secateur.stages.search import search_task
 
 Differences = Float[Tensor, " windows"]
 
@@ -68,21 +70,23 @@ class DropMeter:
     def of_model(self, model: PreTrainedModel) -> tuple[WindowScores, Differences]:
         """Score a model as it stands."""
         family, walk = self.inputs.dense.family, self.inputs.walk
-        scores = score_model(model, family, walk, self.reference)
-
-        def answers() -> Differences:
-            assert self.choices is not None, "accuracy has questions"
+        scores, right = score_model(model, family, walk, self.reference), None
+        if self.choices is not None:
             own = DecoderWalk(model, family, source=walk)
-            return self.choices.right(own, own.last_states(self.choices.batches))
+            right = self.choices.right(own, own.last_states(self.choices.batches))
+        return scores, self.differences(scores, right)
 
-        return scores, self.differences(scores, answers)
+    def differences(self, scores: WindowScores, right: Float[Tensor, " questions"] | None) -> Differences:
+        """Give what was lost in the metric of the drop.
 
-    def differences(self, scores: WindowScores, answers: Callable[[], Differences]) -> Differences:
-        """Give what was lost in the metric of the drop."""
+        Args:
+            right: The model's answers, where questions are asked.
+        """
         if self.drop.metric == "kl":
             return scores.kl
         if self.right is not None:
-            return self.right - answers()
+            assert right is not None, "accuracy has questions"
+            return self.right - right
         return scores.loss - self.losses
 
     def bound(self, differences: Differences) -> float:
@@ -100,9 +104,9 @@ def smallest_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
     with stage_clock("search", run.listener, run.config.search.measurements) as clock:
         meter = DropMeter.of(run, Role.SELECTION)
         kind = _reconstructing if run.config.pruning.reconstruction == "sequential" else _slicing
-        protocol, measure_one = kind(run, bank, meter)
+        protocol, measure = kind(run, bank, meter)
         task: SearchTask = search_task(
-            run, space, bank, lambda batch: measure_batch(run, protocol, measure_one, batch, clock, lowest=False)
+            run, space, bank, lambda batch: measure_batch(run, protocol, measure, batch, clock, lowest=False)
         )
         axis = SizeAxis.of(space, run.inputs.budget)
 
@@ -119,29 +123,29 @@ def smallest_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
     return found
 
 
-def _slicing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, MeasureOne]:
+def _slicing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, Measure]:
     """Measure candidates by slices of the bank."""
-    protocol, walk = selection_protocol(run), run.inputs.walk
-    cache = run.config.evaluation.cache_bytes // (2 if meter.choices else 1)
-    stitched = StitchedModel(walk, bank, meter.reference, cache)
-    asked = StitchedModel(walk, bank, meter.choices, cache) if meter.choices else None
+    protocol, sharing = selection_protocol(run), 2 if meter.choices else 1
+    stitched = run.stitched(bank, meter.reference, sharing)
+    asked = run.stitched(bank, meter.choices, sharing) if meter.choices else None
 
-    def measure_one(architecture: Architecture) -> Measurement:
+    def measure_group(group: list[Architecture]) -> Iterator[Measurement]:
         start = time.perf_counter()
-        scores = stitched.score(architecture)
+        scores = stitched.scores(group)
+        answers = asked.scores(group) if asked is not None else [None] * len(group)
+        targets = [meter.targets(meter.differences(own, right)) for own, right in zip(scores, answers, strict=True)]
+        seconds = (time.perf_counter() - start) / len(group)
+        for each in zip(group, scores, targets, strict=True):
+            yield as_measurement(each[0], protocol, each[1], each[2], seconds)
 
-        def answers() -> Differences:
-            assert asked is not None, "accuracy has questions"
-            assert meter.choices is not None, "accuracy has questions"
-            return meter.choices.right(walk, asked.stream(architecture))
+    def measure_all(architectures: Sequence[Architecture]) -> Iterator[Measurement]:
+        for group in stitched.groups(architectures):
+            yield from measure_group(group)
 
-        targets = meter.targets(meter.differences(scores, answers))
-        return as_measurement(architecture, protocol, scores, targets, time.perf_counter() - start)
-
-    return protocol, measure_one
+    return protocol, measure_all
 
 
-def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, MeasureOne]:
+def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, Measure]:
     """Measure candidates after sequential reconstruction on a part of the calibration set."""
     streams = candidate_streams(run)
     protocol = selection_protocol(run, streams.num_tokens)
@@ -152,7 +156,7 @@ def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Proto
         targets = meter.targets(differences)
         return as_measurement(architecture, protocol, scores, targets, time.perf_counter() - start)
 
-    return protocol, measure_one
+    return protocol, lambda architectures: map(measure_one, architectures)
 
 
 Made = tuple[PreTrainedModel, Choice]

@@ -84,7 +84,7 @@ def _sliced_row(
     """Give the row of an architecture by slices of a bank."""
 
     def score(reference: DenseReference) -> WindowScores:
-        return StitchedModel(run.inputs.walk, bank, reference, cache_bytes=0).score(architecture)
+        return StitchedModel(run.inputs.walk, bank, reference).score(architecture)
 
     return _row(run, sets, name, run.inputs.dense.shape, architecture, score, seconds)
 

@@ -1,16 +1,16 @@
 """Groups of text: what the dense model loses on each, what a candidate loses, and what the search is to make of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from transformers import PreTrainedModel
 
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
-from secateur.evaluation.stitched import StitchedModel, score_model
+from secateur.evaluation.measure import Target
+from secateur.evaluation.stitched import score_model
 from secateur.objective_inputs import named_objectives
 from secateur.pruning.bank import WeightBank
 from secateur.search.objectives import Objectives, loss_target
-from secateur.space.architecture import Architecture
 from secateur.stages.run import Run
 
 References = Mapping[str, DenseReference]
@@ -19,7 +19,9 @@ References = Mapping[str, DenseReference]
 def group_references(run: Run, role: Role) -> dict[str, DenseReference]:
     """Give a reference per group, on its windows of a role."""
     return {
-        name: DenseReference(run.inputs.original_walk, sets[role].expect(role), run.batch_windows)
+        name: DenseReference(
+            run.inputs.original_walk, sets[role].expect(role), run.batch_windows, run.config.evaluation.top_k
+        )
         for name, sets in run.inputs.groups.items()
     }
 
@@ -30,14 +32,12 @@ def group_losses(run: Run, model: PreTrainedModel, references: References) -> di
     return {name: float(score_model(model, family, walk, each).loss.mean()) for name, each in references.items()}
 
 
-def group_targets(
-    run: Run, bank: WeightBank, references: References, cache_bytes: int
-) -> dict[str, Callable[[Architecture], float]]:
-    """Give what measures a candidate's loss per group, by slices of the bank."""
+def group_targets(run: Run, bank: WeightBank, references: References) -> dict[str, Target]:
+    """Give what measures candidates' losses per group, by slices of the bank."""
 
-    def loss_of(reference: DenseReference) -> Callable[[Architecture], float]:
-        stitched = StitchedModel(run.inputs.walk, bank, reference, cache_bytes)
-        return lambda architecture: float(stitched.score(architecture).loss.mean())
+    def loss_of(reference: DenseReference) -> Target:
+        stitched = run.stitched(bank, reference, 1 + len(references))
+        return lambda architectures: [float(scores.loss.mean()) for scores in stitched.scores(architectures)]
 
     return {loss_target(name): loss_of(reference) for name, reference in references.items()}
 

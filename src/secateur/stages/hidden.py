@@ -6,7 +6,7 @@ import torch
 
 from secateur.data import Role, TokenSet
 from secateur.errors import BudgetError
-from secateur.evaluation.stitched import StitchedModel, score_model
+from secateur.evaluation.stitched import score_model
 from secateur.inputs import Narrowed
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.calibration import calibrate
@@ -116,10 +116,11 @@ def _least_kl(run: Run, narrowed: Run) -> float:
     statistics = calibrate(inputs.dense, tokens, config.evaluation.batch_tokens, seed)
     bank = build_run_bank(narrowed, statistics, inputs.space)
     reference = run.selection_reference
-    stitched = StitchedModel(inputs.walk, bank, reference, config.evaluation.cache_bytes)
+    stitched = narrowed.stitched(bank, reference)
     task = search_task(narrowed, inputs.space, bank, lambda _batch: [])
     candidates = [inputs.space.levels(each.architecture) for each in initial_candidates(task, TRIED)]
-    kls = {levels: float(stitched.score(inputs.space.architecture(levels)).kl.mean()) for levels in candidates}
+    scores = stitched.scores([inputs.space.architecture(levels) for levels in candidates])
+    kls = {levels: float(each.kl.mean()) for levels, each in zip(candidates, scores, strict=True)}
     best = sorted(kls, key=lambda levels: (kls[levels], levels))
     if not run.reconstructs_candidates:
         return kls[best[0]]

@@ -1,16 +1,23 @@
 """A run at work, as every stage sees it."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+
+import torch
 
 from secateur.config import RunConfig
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
+from secateur.evaluation.precision import measuring_dtype
+from secateur.evaluation.stitched import Memory, Part, Score, Scorer, StitchedModel
 from secateur.inputs import Inputs
+from secateur.pruning.bank import WeightBank
 from secateur.pruning.sequence import DenseStreams
 from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Listener
 from secateur.runs.store import RunStore
+from secateur.search.halving import SHARES
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,14 @@ class Run:
     def selection_reference(self) -> DenseReference:
         """The dense model on the selection set: what every candidate and every model that is made is held to."""
         selection = self.inputs.sets[Role.SELECTION].expect(Role.SELECTION)
-        return DenseReference(self.inputs.original_walk, selection, self.batch_windows)
+        # Halving runs batch by batch.
+        windows = math.ceil(len(selection.tokens) * SHARES[0]) if self.config.search.halving else self.batch_windows
+        return DenseReference(
+            self.inputs.original_walk,
+            selection,
+            min(windows, self.batch_windows),
+            self.config.evaluation.top_k,
+        )
 
     @cached_property
     def calibration_streams(self) -> DenseStreams:
@@ -50,6 +64,21 @@ class Run:
             evaluation.cache_bytes,
             inputs.channels,
         )
+
+    def stitched(self, bank: WeightBank, scorer: Scorer[Part, Score], sharing: int = 1) -> StitchedModel[Score]:
+        """Give what runs candidates on tokens, in the type and the memory of the run.
+
+        Args:
+            sharing: How many share that memory.
+        """
+        evaluation = self.config.evaluation
+        memory = Memory(evaluation.max_memory, evaluation.cache_bytes, evaluation.candidates).share(sharing)
+        return StitchedModel(self.inputs.walk, bank, scorer, memory, self.measuring_dtype)
+
+    @property
+    def measuring_dtype(self) -> torch.dtype:
+        """What the matrix products of candidates are computed in."""
+        return measuring_dtype(self.config.evaluation.dtype, self.inputs.walk.model)
 
     @property
     def export_dtype(self) -> str:

@@ -21,8 +21,9 @@ from secateur.space.cost import cost_of
 from secateur.space.encoding import FeatureTable
 from secateur.space.sampling import sample_architectures
 from secateur.space.uniform_space import UniformSpace
+from secateur.stages.measure import measurers
 from secateur.stages.run import Run
-from secateur.stages.search import measurers, search_task
+from secateur.stages.search import search_task
 
 # Of the measurements, those that a predictor proposes; and how many of the best are measured after reconstruction.
 PREDICTED_SHARE = 0.3

@@ -17,7 +17,7 @@ def scored(prepared):
 
     def score(batch_windows=3, architecture=SMALLER):
         reference = DenseReference(prepared.walk, prepared.selection, batch_windows)
-        return StitchedModel(prepared.walk, prepared.bank, reference, cache_bytes=0).score(architecture)
+        return StitchedModel(prepared.walk, prepared.bank, reference).score(architecture)
 
     return score
 
@@ -60,15 +60,56 @@ def test_batches_do_not_matter(scored, batch_windows):
 @pytest.mark.parametrize("rows", [1, 5, 11])
 def test_rows_at_a_time_do_not_matter(scored, monkeypatch, rows):
     expected = scored()
-    monkeypatch.setattr(divergence, "ROWS", rows)
+    monkeypatch.setattr(divergence, "MOST_ROWS", rows)
     torch.testing.assert_close(scored().kl, expected.kl, atol=1e-5, rtol=0)
     torch.testing.assert_close(scored().loss, expected.loss, atol=1e-5, rtol=0)
 
 
-def test_log_probabilities_that_are_not_kept_come_back_the_same(scored, prepared, monkeypatch):
-    expected = scored()
-    monkeypatch.setattr(divergence, "KEPT_LOG_PROBABILITIES_BYTES", 0)
-    reference = DenseReference(prepared.walk, prepared.selection, 3)
-    assert reference._log_probabilities is None
-    assert torch.equal(scored().kl, expected.kl)
-    assert torch.equal(scored().loss, expected.loss)
+def test_is_what_the_distributions_themselves_say(prepared, scored):
+    pruned = prune(prepared.dense, prepared.bank, SMALLER)
+    tokens = prepared.selection.tokens
+    log_p, log_q = (
+        model(input_ids=tokens, use_cache=False).logits[:, :-1].double().log_softmax(-1)
+        for model in (prepared.dense.model, pruned)
+    )
+    expected = torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1).mean(1)
+    torch.testing.assert_close(scored().kl.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+class TestProbabilitiesThatDoNotFit:
+    @pytest.fixture(autouse=True)
+    def no_room(self, monkeypatch):
+        monkeypatch.setattr(divergence, "KEPT_PROBABILITIES_BYTES", 0)
+
+    def test_come_back_the_same(self, scored, monkeypatch):
+        computed_again = scored()
+        monkeypatch.undo()
+        assert torch.equal(scored().kl, computed_again.kl)
+        assert torch.equal(scored().loss, computed_again.loss)
+
+    @pytest.mark.parametrize("top_k", [1, 7, 50])
+    def test_are_the_largest_and_any_other(self, prepared, scored, top_k):
+        """KL of the distributions over the largest and the rest, as it is defined; never more than of all."""
+        reference = DenseReference(prepared.walk, prepared.selection, 3, top_k)
+        few = StitchedModel(prepared.walk, prepared.bank, reference).score(SMALLER)
+        pruned, tokens = prune(prepared.dense, prepared.bank, SMALLER), prepared.selection.tokens
+        p, q = (
+            model(input_ids=tokens, use_cache=False).logits[:, :-1].double().softmax(-1)
+            for model in (prepared.dense.model, pruned)
+        )
+        kept, places = p.topk(top_k)
+        p, q = (torch.cat([own, 1 - own.sum(-1, keepdim=True)], -1) for own in (kept, q.gather(-1, places)))
+        expected = (p * (p / q).log()).sum(-1).mean(1)
+        torch.testing.assert_close(few.kl.double(), expected, rtol=1e-4, atol=1e-6)
+        assert (few.kl <= scored().kl + 1e-6).all()
+        assert torch.equal(few.loss, scored().loss)
+
+    def test_of_the_whole_vocabulary_are_all(self, prepared, scored):
+        reference = DenseReference(prepared.walk, prepared.selection, 3, top_k=10_000)
+        assert reference.top_k is None
+        assert torch.equal(StitchedModel(prepared.walk, prepared.bank, reference).score(SMALLER).kl, scored().kl)
+
+
+def test_what_fits_is_kept_whole_whatever_top_k_says(prepared, scored):
+    reference = DenseReference(prepared.walk, prepared.selection, 3, top_k=2)
+    assert torch.equal(StitchedModel(prepared.walk, prepared.bank, reference).score(SMALLER).kl, scored().kl)

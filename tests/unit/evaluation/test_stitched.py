@@ -1,21 +1,18 @@
-import math
 import random
 from dataclasses import dataclass
 
 import pytest
 import torch
+from scipy.stats import kendalltau
 
-from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference
-from secateur.evaluation.stitched import StitchedModel, measure
+from secateur.evaluation.stitched import Memory, StitchedModel
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.bank import build_bank
-from secateur.pruning.calibration import calibrate
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
-from secateur.space.candidate import Measurement, Protocol
 
-PROTOCOL = Protocol(model="m", tokens="t", num_tokens=48, sequence_length=12, dtype="torch.float32", bank="b")
+# Of one batch of three windows of twelve tokens, and of the whole set of four.
+BATCH_BYTES, SET_BYTES = 36 * 32 * 4, 48 * 32 * 4
 
 
 @pytest.fixture(scope="module")
@@ -27,39 +24,30 @@ def architectures(prepared):
     return [Architecture.from_widths(widths) for widths in drawn]
 
 
-def stitched(prepared, cache_bytes):
-    return StitchedModel(
-        prepared.walk, prepared.bank, DenseReference(prepared.walk, prepared.selection, batch_windows=3), cache_bytes
-    )
-
-
-STATE_BYTES = 48 * 32 * 4
+def stitched(prepared, memory=None, batch_windows=3, dtype=None):
+    reference = DenseReference(prepared.walk, prepared.selection, batch_windows)
+    return StitchedModel(prepared.walk, prepared.bank, reference, memory, dtype)
 
 
 @pytest.fixture(scope="module")
 def alone(prepared, architectures):
     """Scores of each architecture by a model that has measured no other."""
-    return {each.key: stitched(prepared, 0).score(each) for each in architectures}
+    return {each.key: stitched(prepared, Memory(cache_bytes=0)).score(each) for each in architectures}
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 2 * STATE_BYTES, 4 * STATE_BYTES, 1 << 30])
-def test_results_do_not_depend_on_the_order_or_on_what_is_kept(prepared, architectures, alone, cache_bytes):
+@pytest.mark.parametrize("candidates", [1, 3, 100])
+@pytest.mark.parametrize("cache_bytes", [0, 2 * BATCH_BYTES, 7 * BATCH_BYTES, 1 << 30])
+def test_results_do_not_depend_on_order_groups_or_what_is_kept(prepared, architectures, alone, cache_bytes, candidates):
     rng = random.Random(cache_bytes)
-    together = stitched(prepared, cache_bytes)
-    for order in (
-        architectures,
-        architectures[::-1],
-        sorted(architectures, key=lambda a: a.widths),
-        rng.sample(architectures, 16),
-    ):
-        for architecture in order:
-            scores = together.score(architecture)
+    model = stitched(prepared, Memory(cache_bytes=cache_bytes, candidates=candidates))
+    for order in (architectures, architectures[::-1], rng.sample(architectures, 16), rng.sample(architectures, 5)):
+        for architecture, scores in zip(order, model.scores(order), strict=True):
             assert torch.equal(scores.kl, alone[architecture.key].kl)
             assert torch.equal(scores.loss, alone[architecture.key].loss)
 
 
 def test_a_width_that_the_bank_lacks_spoils_nothing_measured_later(prepared, architectures, alone):
-    model = stitched(prepared, 1 << 30)
+    model = stitched(prepared)
     model.score(architectures[0])
     with pytest.raises(KeyError):
         model.score(Architecture.from_widths((*architectures[0].widths[:3], 7, *architectures[0].widths[4:])))
@@ -67,82 +55,115 @@ def test_a_width_that_the_bank_lacks_spoils_nothing_measured_later(prepared, arc
         assert torch.equal(model.score(architecture).kl, alone[architecture.key].kl)
 
 
-def test_what_agrees_with_the_last_candidate_is_not_computed_again(prepared):
-    walked = []
+class TestWork:
+    """Only distinct prefixes are run, and none that is kept."""
 
-    class CountingWalk(DecoderWalk):
-        def block(self, layer_index, kind, hidden, weights=None):
-            walked.append((layer_index, kind))
-            return super().block(layer_index, kind, hidden, weights)
+    FIRST = (4, 48, 3, 40, 2, 24)
 
-    walk = CountingWalk(prepared.dense.model, prepared.dense.family)
-    reference = DenseReference(walk, prepared.selection, batch_windows=4)
-    model = StitchedModel(walk, prepared.bank, reference, cache_bytes=1 << 30)
-    model.score(Architecture.from_widths((4, 48, 3, 40, 2, 24)))
-    walked.clear()
-    model.score(Architecture.from_widths((4, 48, 3, 40, 2, 16)))
-    assert walked == [(2, "mlp")]
-    walked.clear()
-    model.score(Architecture.from_widths((4, 48, 0, 40, 2, 16)))
-    assert len(walked) == 3
+    @pytest.fixture
+    def model(self, prepared):
+        return stitched(prepared, batch_windows=4)
 
+    def test_is_the_number_of_distinct_prefixes(self, model):
+        # Three beginnings that differ in the third module, two of them with two ends.
+        widths = [
+            self.FIRST,
+            (*self.FIRST[:5], 16),
+            (4, 48, 2, 40, 2, 24),
+            (4, 48, 2, 40, 2, 16),
+            (4, 48, 1, 40, 2, 24),
+        ]
+        model.scores([Architecture.from_widths(each) for each in widths])
+        assert model.num_blocks_run == 2 + 3 * 3 + 5
 
-def test_a_measurement_holds_the_means_over_windows(prepared, architectures):
-    measured = measure(stitched(prepared, 0), architectures[0], PROTOCOL)
-    scores = stitched(prepared, 0).score(architectures[0])
-    assert measured.status == "measured"
-    assert measured.kl == float(scores.kl.mean())
-    assert measured.loss == float(scores.loss.mean())
-    assert measured.protocol == PROTOCOL.key
-    assert measured.architecture == architectures[0]
-    assert measured.seconds > 0
+    def test_a_block_that_is_gone_is_none(self, model):
+        model.score(Architecture.from_widths((4, 0, 0, 40, 2, 0)))
+        assert model.num_blocks_run == 3
 
+    def test_what_was_measured_before_is_gone_on_from(self, model):
+        model.score(Architecture.from_widths(self.FIRST))
+        before = model.num_blocks_run
+        model.scores([Architecture.from_widths((*self.FIRST[:5], width)) for width in (8, 16)])
+        assert model.num_blocks_run - before == 2
+        model.score(Architecture.from_widths((4, 48, 0, 40, 2, 16)))
+        assert model.num_blocks_run - before == 2 + 3
 
-def test_a_weight_that_is_not_a_number_is_a_failed_measurement(make_dense, make_tokens, prepared):
-    dense, calibration = make_dense(), make_tokens(Role.CALIBRATION)
-    statistics = calibrate(dense, calibration, batch_tokens=48, seed=0)
-    widths = [{2, 4}, {24, 48}] * 3
-    bank = build_bank(dense, statistics, widths)
-    walk = DecoderWalk(dense.model, dense.family)
-    reference = DenseReference(walk, make_tokens(), batch_windows=4)
-    bank.modules[1].outputs[24][0, 0] = float("nan")
-    model = StitchedModel(walk, bank, reference, cache_bytes=1 << 30)
-    failed = measure(model, Architecture.from_widths((4, 24, 4, 48, 4, 48)), PROTOCOL)
-    assert (failed.status, failed.kl, failed.loss) == ("failed", None, None)
-    assert "not finite" in failed.reason
-    # The next candidate, which does not use that weight, is measured as if nothing had happened.
-    assert measure(model, Architecture.from_widths((4, 48, 2, 48, 4, 24)), PROTOCOL).status == "measured"
+    def test_groups_share_what_their_neighbours_have_run(self, prepared):
+        together, apart = (stitched(prepared, Memory(candidates=count)) for count in (64, 1))
+        drawn = [Architecture.from_widths((4, 48, kv, 40, 2, ffn)) for kv in (1, 2, 3) for ffn in (8, 16, 24)]
+        for model in (together, apart):
+            model.scores(drawn)
+        assert together.num_blocks_run == apart.num_blocks_run
 
 
-class TestTargets:
-    """What a method measures besides, by name."""
+class TestMemory:
+    """Hidden states stay within what they are given."""
 
-    def test_are_stored_with_the_measurement(self, prepared, architectures):
-        model = stitched(prepared, 0)
-        targets = {
-            "perplexity own": lambda architecture: float(model.score(architecture).loss.mean().exp()),
-            "layers": lambda architecture: len(architecture.layers) / 4,
-        }
-        measured = measure(model, architectures[0], PROTOCOL, targets)
-        assert measured.targets == {"perplexity own": pytest.approx(math.exp(measured.loss), rel=1e-5), "layers": 0.75}
-        assert Measurement.model_validate_json(measured.model_dump_json()) == measured
+    @pytest.fixture
+    def watched(self, prepared, monkeypatch):
+        """A model with a memory, and the most bytes of states that were alive at once behind a module."""
 
-    def test_are_none_unless_named(self, prepared, architectures):
-        assert measure(stitched(prepared, 0), architectures[0], PROTOCOL).targets == {}
+        def make(memory, batch_windows=1):
+            model = stitched(prepared, memory, batch_windows)
+            seen = []
+            through = model._through
 
-    @pytest.mark.parametrize("value", [math.nan, math.inf])
-    def test_one_that_is_not_finite_fails_the_measurement(self, prepared, architectures, value):
-        failed = measure(
-            stitched(prepared, 0), architectures[0], PROTOCOL, {"good": lambda _: 1.0, "bad": lambda _: value}
-        )
-        assert (failed.status, failed.kl, failed.loss, failed.targets) == ("failed", None, None, {})
-        assert f"bad={value}" in failed.reason
-        assert failed.reason.endswith("not finite")
+            def watching(module, children, states):
+                before = {state.data_ptr(): state for state in states.values()}
+                after = through(module, children, states)
+                alive = before | {state.data_ptr(): state for state in after.values()}
+                alive |= {kept.state.data_ptr(): kept.state for kept in model._cache._kept.values()}
+                seen.append(sum(state.numel() * 4 for state in alive.values()))
+                return after
+
+            monkeypatch.setattr(model, "_through", watching)
+            return model, seen
+
+        return make
+
+    @pytest.mark.parametrize("max_bytes", [2 * SET_BYTES, 6 * SET_BYTES, 40 * SET_BYTES])
+    def test_is_not_exceeded(self, watched, architectures, alone, max_bytes):
+        model, seen = watched(Memory(max_bytes, cache_bytes=max_bytes // 3))
+        for architecture, scores in zip(architectures, model.scores(architectures), strict=True):
+            torch.testing.assert_close(scores.kl, alone[architecture.key].kl, atol=1e-6, rtol=0)
+        assert max(seen) <= max_bytes
+
+    def test_of_half_a_candidate_runs_batches_one_after_the_other(self, watched, architectures, alone):
+        model, seen = watched(Memory(SET_BYTES, cache_bytes=0))
+        torch.testing.assert_close(model.score(architectures[0]).kl, alone[architectures[0].key].kl, atol=1e-6, rtol=0)
+        assert len(seen) == 2 * 6
+        assert max(seen) <= SET_BYTES
+
+    def test_of_next_to_nothing_runs_all_the_same(self, watched, architectures, alone):
+        model, _ = watched(Memory(1, cache_bytes=1))
+        torch.testing.assert_close(model.score(architectures[0]).kl, alone[architectures[0].key].kl, atol=1e-6, rtol=0)
+
+    def test_is_shared_by_several_models(self):
+        assert Memory(100, 30, 7).share(2) == Memory(50, 15, 7)
+
+    def test_at_most_half_is_kept(self):
+        assert Memory(100, 80).kept_bytes == 50
+
+
+class TestPrecision:
+    def test_half_the_digits_change_little_and_rank_alike(self, prepared, architectures, alone):
+        model = stitched(prepared, dtype=torch.bfloat16)
+        half = torch.stack([scores.kl.mean() for scores in model.scores(architectures)])
+        full = torch.stack([alone[architecture.key].kl.mean() for architecture in architectures])
+        assert not torch.equal(half, full)
+        torch.testing.assert_close(half, full, rtol=0.05, atol=1e-3)
+        assert kendalltau(half.numpy(), full.numpy()).statistic > 0.9
+
+
+def test_some_batches_give_the_scores_of_their_windows(prepared, architectures, alone):
+    model = stitched(prepared, batch_windows=1)
+    [some] = model.scores(architectures[:1], batches=[1, 3])
+    torch.testing.assert_close(some.kl, alone[architectures[0].key].kl[[1, 3]], atol=1e-6, rtol=0)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Windows without a dense reference, as questions are."""
+    """Windows of which the states are wanted as they are."""
 
     batches: tuple[torch.Tensor, ...]
 
@@ -150,30 +171,35 @@ class Tokens:
     def num_tokens(self):
         return sum(batch.numel() for batch in self.batches)
 
+    def score_batch(self, _index, state, _model):
+        return state
 
-class TestStream:
-    """Tokens need no reference to be run on."""
+    def joined(self, parts):
+        return parts
 
-    @pytest.fixture
-    def tokens(self, make_tokens):
-        return Tokens(make_tokens(num_windows=5, length=10, seed=3).tokens.split(2))
 
-    @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
-    @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-    def test_is_that_of_the_pruned_model_batch_by_batch(self, prepare, architectures, tokens, family, cache_bytes):
-        prepared = prepare(family)
-        model = StitchedModel(prepared.walk, prepared.bank, tokens, cache_bytes)
-        for architecture in architectures:
-            pruned = prune(prepared.dense, prepared.bank, architecture)
-            expected = []
-            norm = pruned.get_submodule(prepared.dense.family.final_norm)
-            handle = norm.register_forward_pre_hook(lambda _module, args, seen=expected: seen.append(args[0]))
-            for batch in tokens.batches:
-                pruned(input_ids=batch, use_cache=False)
-            handle.remove()
-            for one, other in zip(model.stream(architecture), expected, strict=True):
-                torch.testing.assert_close(prepared.walk.stream(one), other, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_states_are_those_of_the_pruned_model_batch_by_batch(prepare, make_tokens, architectures, family, cache_bytes):
+    prepared = prepare(family)
+    tokens = Tokens(make_tokens(num_windows=5, length=10, seed=3).tokens.split(2))
+    model = StitchedModel(prepared.walk, prepared.bank, tokens, Memory(cache_bytes=cache_bytes))
+    for architecture, states in zip(architectures, model.scores(architectures), strict=True):
+        pruned = prune(prepared.dense, prepared.bank, architecture)
+        expected = []
+        norm = pruned.get_submodule(prepared.dense.family.final_norm)
+        handle = norm.register_forward_pre_hook(lambda _module, args, seen=expected: seen.append(args[0]))
+        for batch in tokens.batches:
+            pruned(input_ids=batch, use_cache=False)
+        handle.remove()
+        for one, other in zip(states, expected, strict=True):
+            torch.testing.assert_close(prepared.walk.stream(one), other, atol=1e-4, rtol=1e-4)
 
-    def test_has_no_scores(self, prepared, architectures, tokens):
-        with pytest.raises(TypeError, match=r"scores need a DenseReference, got Tokens; use stream\(\)"):
-            StitchedModel(prepared.walk, prepared.bank, tokens, 0).score(architectures[0])
+
+def test_a_layer_is_released_when_all_candidates_have_left_it(prepared, architectures):
+    released = []
+    walk = DecoderWalk(prepared.dense.model, prepared.dense.family, release=released.append)
+    reference = DenseReference(walk, prepared.selection, 4)
+    released.clear()
+    StitchedModel(walk, prepared.bank, reference).scores(architectures)
+    assert released == [0, 1, 2]

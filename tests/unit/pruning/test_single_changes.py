@@ -37,7 +37,7 @@ def divergence(dense, model, tokens):
 def measured_changes(prepared, architecture, bank):
     """KL of every single change less that of the architecture, by running them all on the calibration tokens."""
     reference = DenseReference(prepared.walk, replace(prepared.calibration, role=Role.SELECTION), 16)
-    stitched = StitchedModel(prepared.walk, bank, reference, cache_bytes=1 << 20)
+    stitched = StitchedModel(prepared.walk, bank, reference)
 
     def kl(widths):
         return float(stitched.score(Architecture.from_widths(widths)).kl.mean())

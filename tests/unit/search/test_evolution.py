@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from planted import BUDGET, SHAPE, SPACE, PlantedProblem, Problem
-from secateur.search.evolution import OFFSPRING, evolutionary_search
+from secateur.search.evolution import HALVED_OFFSPRING, OFFSPRING, SURVIVORS, evolutionary_search
+from secateur.search.halving import halve, rungs, whole_measurements
 from secateur.search.random_search import random_search
 from secateur.search.uniform import uniform_architectures
 from secateur.space.cost import Budget
@@ -103,3 +104,41 @@ def test_where_the_budget_allows_no_uniform_architecture_it_starts_from_a_random
     found = evolutionary_search(problem.task(num_measurements=30))
     assert all(problem.admits(measurement.architecture) for measurement in found.measurements)
     assert len(found.measurements) == 30
+
+
+class TestHalving:
+    """Many offspring on few tokens, a few of them on all."""
+
+    @staticmethod
+    def halved(problem, **changes):
+        """A task whose first steps see the loss through noise, the last as it is."""
+
+        def measure_best(batch, count):
+            steps = rungs(8, len(batch), count)
+            kl = [problem.kl_of(candidate.architecture) for candidate in batch]
+
+            def score(there, step):
+                noise = 0.1 * (1 - step.batches.stop / 8)
+                rng = np.random.default_rng(step.batches.stop)
+                return [kl[number] * (1 + noise * rng.standard_normal()) for number in there]
+
+            return problem.measure([batch[number] for number in halve(len(batch), steps, score)])
+
+        return problem.task(measure_best=measure_best, **changes)
+
+    def test_only_survivors_are_measured_whole_and_no_more_work_is_spent(self):
+        problem = PlantedProblem(1)
+        found = evolutionary_search(self.halved(problem, num_measurements=50))
+        start, *generations = problem.batches
+        assert [len(generation) for generation in generations[:-1]] == [SURVIVORS] * (len(generations) - 1)
+        whole = whole_measurements(HALVED_OFFSPRING, SURVIVORS)
+        assert 50 - whole <= len(start) + (len(generations) - 1) * whole <= 50
+        assert found.num_measurements == len(start) + SURVIVORS * len(generations)
+
+    def test_finds_better_for_the_same_work(self):
+        halved, plain = [], []
+        for seed in range(5):
+            problem = PlantedProblem(seed)
+            plain.append(evolutionary_search(problem.task(seed=seed, num_measurements=60)).best.kl)
+            halved.append(evolutionary_search(self.halved(problem, seed=seed, num_measurements=60)).best.kl)
+        assert np.median(halved) < np.median(plain)

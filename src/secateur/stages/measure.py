@@ -1,0 +1,200 @@
+"""How the run measures candidates: by slices of the bank or after reconstruction, stored as soon as they are there."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from secateur.data import Role
+from secateur.evaluation.divergence import DenseReference, WindowScores
+from secateur.evaluation.measure import Target, as_measurement, measure, with_more
+from secateur.evaluation.stitched import StitchedModel, score_model
+from secateur.inputs import PaperTargets
+from secateur.pruning.bank import WeightBank
+from secateur.pruning.sequence import DenseStreams
+from secateur.runs.progress import StageClock
+from secateur.schema import digest
+from secateur.search.halving import Rung, halve, rungs
+from secateur.search.methods import JI2023
+from secateur.search.objectives import loss_target
+from secateur.search.task import PROBES, MeasureBatch, MeasureBest
+from secateur.space.architecture import Architecture
+from secateur.space.candidate import Candidate, Measurement, Protocol
+from secateur.stages.groups import References, group_losses, group_targets
+from secateur.stages.prune import reconstructed
+from secateur.stages.run import Run
+
+# Gives measurements as they are made, in any order.
+Measure = Callable[[Sequence[Architecture]], Iterator[Measurement]]
+
+
+def measurers(
+    run: Run, bank: WeightBank, groups: References, clock: StageClock
+) -> tuple[MeasureBatch, MeasureBatch | None]:
+    """Give what measures by slices of the bank, and what measures after reconstruction where the run does that."""
+    sliced = _slicing(run, bank, run.selection_reference, groups)
+    reconstructed_too = (
+        _reconstructing(run, bank, run.selection_reference, groups) if run.reconstructs_candidates else None
+    )
+    return (
+        lambda batch: measure_batch(run, *sliced, batch, clock),
+        (lambda batch: measure_batch(run, *reconstructed_too, batch, clock)) if reconstructed_too else None,
+    )
+
+
+def halver(run: Run, bank: WeightBank, clock: StageClock) -> MeasureBest:
+    """Give what measures the best of many candidates, found by successive halving on the selection set."""
+    reference = run.selection_reference
+    stitched, protocol = run.stitched(bank, reference), selection_protocol(run)
+    tokens = [batch.numel() for batch in reference.batches]
+
+    def measure_best(batch: list[Candidate], count: int) -> list[Measurement]:
+        seen: dict[str, Measurement] = {}
+
+        def score(there: list[int], rung: Rung) -> list[float]:
+            # On some tokens it is another protocol: nothing that is chosen or fitted may mix both.
+            so_far = protocol.model_copy(update={"num_tokens": sum(tokens[: rung.batches.stop])})
+            spent, new = sum(tokens[: rung.batches.start]), sum(tokens[rung.batches.start : rung.batches.stop])
+
+            def measure_new(architectures: Sequence[Architecture]) -> Iterator[Measurement]:
+                for each in measure(stitched, architectures, so_far, batches=rung.batches):
+                    before = seen.get(each.architecture.key)
+                    yield each if before is None else with_more(before, spent, each, new)
+
+            # What a few tokens say is no "best so far".
+            whole = rung.batches.stop == len(tokens)
+            some = [batch[number] for number in there]
+            measured = measure_batch(run, so_far, measure_new, some, clock, lowest=whole)
+            seen.update({each.architecture.key: each for each in measured})
+            return [math.nan if each.kl is None else each.kl for each in measured]
+
+        left = halve(len(batch), rungs(len(tokens), len(batch), count), score)
+        return [seen[batch[number].architecture.key] for number in left]
+
+    return measure_best
+
+
+def _slicing(run: Run, bank: WeightBank, reference: DenseReference, groups: References) -> tuple[Protocol, Measure]:
+    """Measure candidates by slices of the bank."""
+    protocol = selection_protocol(run)
+    targets = paper_targets(run, bank) if run.config.search.method == JI2023 else {}
+    targets |= group_targets(run, bank, groups)
+    stitched = run.stitched(bank, reference, 1 + len(targets))
+    return protocol, lambda architectures: measure(stitched, architectures, protocol, targets)
+
+
+def _reconstructing(
+    run: Run, bank: WeightBank, reference: DenseReference, groups: References
+) -> tuple[Protocol, Measure]:
+    """Measure candidates after sequential reconstruction on a part of the calibration set."""
+    inputs = run.inputs
+    streams = candidate_streams(run)
+    protocol = selection_protocol(run, streams.num_tokens)
+
+    def measure_one(architecture: Architecture) -> Measurement:
+        start = time.perf_counter()
+        model = reconstructed(run, bank, architecture, streams)
+        scores = score_model(model, inputs.dense.family, inputs.walk, reference)
+        losses = {loss_target(name): loss for name, loss in group_losses(run, model, groups).items()}
+        return as_measurement(architecture, protocol, scores, losses, time.perf_counter() - start)
+
+    return protocol, lambda architectures: map(measure_one, architectures)
+
+
+def candidate_streams(run: Run) -> DenseStreams:
+    """Give the part of the calibration set on which candidates are reconstructed."""
+    return run.dense_streams(run.config.search.reconstructed_tokens)
+
+
+def paper_targets(run: Run, bank: WeightBank) -> dict[str, Target]:
+    """Give what the paper's predictor learns: perplexity per text and multiple-choice accuracy, by slices of the bank.
+
+    Without any of them named, the selection set's perplexity is the only target.
+    """
+    walk, named = run.inputs.walk, run.inputs.paper
+    assert named is not None, "inputs of the method hold its targets"
+    texts = named.texts or {"selection": run.inputs.sets[Role.SELECTION]}
+    sharing = len(texts) + 2
+    targets: dict[str, Target] = {}
+    for name, tokens in texts.items():
+        windows = max(1, run.config.evaluation.batch_tokens // tokens.sequence_length)
+        reference = DenseReference(walk, tokens, windows, run.config.evaluation.top_k)
+        targets[f"perplexity {name}"] = _perplexity_of(run.stitched(bank, reference, sharing))
+    if named.choices is not None:
+        targets["accuracy"] = _accuracy_of(run, named, bank, sharing)
+    return targets
+
+
+def _perplexity_of(stitched: StitchedModel[WindowScores]) -> Target:
+    return lambda architectures: [float(scores.loss.mean().exp()) for scores in stitched.scores(architectures)]
+
+
+def _accuracy_of(run: Run, named: PaperTargets, bank: WeightBank, sharing: int) -> Target:
+    assert named.choices is not None, "only asked for where there are questions"
+    stitched = run.stitched(bank, named.choices, sharing)
+    return lambda architectures: [float(right.mean()) for right in stitched.scores(architectures)]
+
+
+def selection_protocol(run: Run, reconstructed_on: int = 0) -> Protocol:
+    """What makes the measurements of this run comparable, and those of another configuration not.
+
+    The seed is part of the bank: labels are sampled with it, and so is the random order.
+    """
+    config, tokens = run.config, run.inputs.sets[Role.SELECTION]
+    pruning = config.pruning
+    groups = {name: sets[Role.SELECTION].fingerprint for name, sets in run.inputs.groups.items()}
+    return Protocol(
+        model=run.inputs.fingerprints["model"],
+        tokens=digest([tokens.fingerprint, groups]) if groups else tokens.fingerprint,
+        num_tokens=tokens.num_tokens,
+        sequence_length=tokens.sequence_length,
+        # A model that is made is computed as it is.
+        dtype=str(run.inputs.dense.model.dtype if reconstructed_on else run.measuring_dtype),
+        reconstructed_on=reconstructed_on,
+        top_k=run.selection_reference.top_k,
+        bank=digest(
+            [
+                run.config.seed,
+                run.inputs.fingerprints["calibration"],
+                pruning.importance,
+                run.bank_reconstruction,
+                pruning.ridge,
+                pruning.sequential_ridge if reconstructed_on else None,
+                run.inputs.channels.tolist() if run.inputs.channels is not None else None,
+            ]
+        ),
+    )
+
+
+def measure_batch(
+    run: Run,
+    protocol: Protocol,
+    measure_missing: Measure,
+    batch: list[Candidate],
+    clock: StageClock,
+    *,
+    lowest: bool = True,
+) -> list[Measurement]:
+    """Measure what the database does not hold yet; every measurement is stored as soon as it is there.
+
+    Args:
+        lowest: The lowest KL is the best, and is said so.
+    """
+    run.store.add_candidates([(c.architecture.key, c.round, c.model_dump_json()) for c in batch])
+    candidates = {candidate.architecture.key: candidate for candidate in batch}
+    stored = {key: run.store.measurement(key, protocol.key) for key in candidates}
+    measured = {key: Measurement.model_validate_json(record) for key, record in stored.items() if record is not None}
+    for key, measurement in measured.items():
+        _advance(clock, candidates[key], measurement, lowest=lowest)
+    # Neighbours in this order share their first layers, which are then computed once.
+    missing = [candidate.architecture for key, candidate in candidates.items() if key not in measured]
+    for measurement in measure_missing(sorted(missing, key=lambda architecture: architecture.widths)):
+        key = measurement.architecture.key
+        run.store.add_measurement(key, protocol.key, measurement.model_dump_json())
+        measured[key] = measurement
+        _advance(clock, candidates[key], measurement, lowest=lowest)
+    return [measured[candidate.architecture.key] for candidate in batch]
+
+
+def _advance(clock: StageClock, candidate: Candidate, measurement: Measurement, *, lowest: bool) -> None:
+    # A probe outside the budget is no "best so far".
+    clock.advance(measurement.kl if lowest and candidate.origin not in PROBES else None)

@@ -188,7 +188,7 @@ def _walk_forwards(walk: DecoderWalk, batches: Sequence[Tensor], shelf: Shelf, a
         begun = 0
     for layer in range(begun, len(walk.layers)):
         states = _listed(shelf, _state(layer))
-        shelf.put(_state(layer + 1), _numbered([_through(walk, layer, state) for state in states]))
+        shelf.put(_state(layer + 1), _numbered([through_layer(walk, layer, state) for state in states]))
         walk.release(layer)
         advance()
 
@@ -205,7 +205,7 @@ def _gradients_of_losses(
         for windows, tokens in zip(state.split(step), batch.split(step), strict=True):
             cut = windows.detach().requires_grad_(True)
             logits = walk.logits(walk.final_norm(cut)).float()
-            labels = _sample_labels(logits.detach(), seed, first_window)
+            labels = sample_labels(logits.detach(), seed, first_window)
             loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
             parts[0].append(torch.autograd.grad(loss, cut, retain_graph=True)[0])
             following = tokens[:, 1:].to(logits.device).flatten()
@@ -261,7 +261,7 @@ def _add_batch(
     `seen` is filled on the way with (input, output) per module.
     """
     state = state.detach().requires_grad_(True)
-    after = _through(walk, layer, state)
+    after = through_layer(walk, layer, state)
     outputs = [seen[module][1] for module in range(len(sums.grams))]
     *found, sampled_before = torch.autograd.grad(after, [*outputs, state], sampled, retain_graph=True)
     for index, gradient in enumerate(found):
@@ -274,7 +274,7 @@ def _add_batch(
         sums.gradients[index].add_(gradient)
     for window in range(len(state)) if sums.squares else ():
         alone = slice(window, window + 1)
-        after = _through(walk, layer, state[alone].detach())
+        after = through_layer(walk, layer, state[alone].detach())
         for index, gradient in enumerate(torch.autograd.grad(after, weights, own[alone])):
             sums.squares[index].add_(gradient.float().square())
     return sampled_before, own_before
@@ -304,7 +304,8 @@ def _statistics_of(
         yield ModuleStatistics(**gathered) if layout is None else MixtureStatistics(layout, **gathered)
 
 
-def _through(walk: DecoderWalk, layer: int, state: Tensor) -> Tensor:
+def through_layer(walk: DecoderWalk, layer: int, state: Tensor) -> Tensor:
+    """Give the state behind a layer from the one before it."""
     for kind in BlockKind:
         state = walk.block(layer, kind, state)
     return state
@@ -369,7 +370,7 @@ def _differentiable(weights: list[Tensor]) -> Iterator[None]:
             weight.requires_grad_(required)
 
 
-def _sample_labels(
+def sample_labels(
     logits: Float[Tensor, "windows length vocabulary"], seed: int, first_window: int
 ) -> Int[Tensor, "windows length"]:
     """Draw one label per position from the model's own distribution.

@@ -15,8 +15,9 @@ from secateur.search.additive import additive_optimum
 from secateur.search.task import SearchTask
 from secateur.search.uniform import nearest_levels, uniform_architectures
 from secateur.space.candidate import Candidate
-from secateur.space.sampling import mutate, repair, sample_architectures, space_filling
+from secateur.space.sampling import mutate, repair, sample_architectures
 from secateur.space.search_space import Levels
+from secateur.space.stems import stem_filling
 
 Reorder = Callable[[list[Levels]], list[Levels]]
 Admitted = Callable[[Int[np.ndarray, "candidates modules"]], Bool[np.ndarray, " candidates"]]
@@ -52,7 +53,7 @@ def heuristics(task: SearchTask) -> dict[Levels, str]:
 
 
 def initial_candidates(task: SearchTask, count: int, known: Collection[Levels] = ()) -> list[Candidate]:
-    """Propose the first candidates: the heuristics, neighbours of them, and a set that fills the band.
+    """Propose the first candidates: the heuristics, neighbours of them, and pairs that fill the band.
 
     Args:
         known: What has been measured already; it counts as there, and is not proposed again.
@@ -72,7 +73,7 @@ def initial_candidates(task: SearchTask, count: int, known: Collection[Levels] =
     new = {levels: origin for levels, origin in found.items() if levels not in known}
     missing = count - len(new)
     if missing > 0:
-        filling = space_filling(space, budget, missing, [*found, *known], derive_seed(task.seed, "sample"))
+        filling = stem_filling(space, budget, missing, [*found, *known], derive_seed(task.seed, "sample"))
         new |= dict.fromkeys(filling, "sampled")
     return [task.candidate(levels, origin) for levels, origin in list(new.items())[:count]]
 

@@ -149,7 +149,7 @@ def sample_architectures(space: SearchSpace, budget: Budget, count: int, seed: i
         concentration = np.exp(rng.uniform(np.log(1.5), np.log(60.0)))
         shares = rng.beta(mean * concentration, (1 - mean) * concentration)
         drawn = tuple(
-            int(np.abs(np.array(options) / options[-1] - share).argmin())
+            int(np.abs(np.array(options) / max(options[-1], 1) - share).argmin())
             for options, share in zip(space.options, shares, strict=True)
         )
         levels = repair(space, drawn, budget, rng)

@@ -195,6 +195,9 @@ class TestPrunes:
         scored = score_model(pruned, prepared.dense.family, walk, reference)
         torch.testing.assert_close(stitched.kl, scored.kl, atol=1e-5, rtol=0)
 
+    def test_the_head_has_no_bias_that_a_gain_of_the_final_norm_would_leave_out(self, prepared):
+        assert getattr(prepared.dense.model.get_output_embeddings(), "bias", None) is None
+
     def test_the_dense_architecture_is_the_dense_model(self, prepared):
         whole = prune(prepared.dense, prepared.bank, Architecture.dense(prepared.dense.shape))
         tokens = prepared.selection.tokens

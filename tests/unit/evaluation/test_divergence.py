@@ -4,6 +4,7 @@ import torch
 from secateur.evaluation import divergence
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.stitched import StitchedModel, score_model
+from secateur.pruning.final_norm import scale_output
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 from tiny import REPRESENTATIVES
@@ -39,7 +40,7 @@ def test_a_pruned_model_is_scored_by_its_own_final_norm(prepared):
     reference = DenseReference(prepared.walk, prepared.selection, batch_windows=3)
     pruned = prune(prepared.dense, prepared.bank, SMALLER)
     before = score_model(pruned, prepared.dense.family, prepared.walk, reference)
-    pruned.model.norm.weight.mul_(0.6)
+    scale_output(pruned.model.norm, 0.6, prepared.dense.family)
     after = score_model(pruned, prepared.dense.family, prepared.walk, reference)
     assert not torch.allclose(after.kl, before.kl)
     for window, loss in zip(prepared.selection.tokens, after.loss, strict=True):

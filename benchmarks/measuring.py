@@ -27,6 +27,7 @@ settle_process()  # before torch is imported, as the command line does
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,11 +54,13 @@ from secateur.evaluation import divergence
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.precision import multiplies_bfloat16
 from secateur.evaluation.stitched import Memory, StitchedModel
+from secateur.model.loading import DenseModel
 from secateur.model.mapped import MappedWeights
 from secateur.model.shape import BlockKind, decoder_layers, module_of
 from secateur.model.walk import DecoderWalk
-from secateur.pruning.bank import build_bank
+from secateur.pruning.bank import build_bank, load_bank
 from secateur.pruning.calibration import calibrate
+from secateur.runs.shelf import Shelf
 from secateur.search.halving import halve, rungs, work
 from secateur.space.architecture import Architecture
 from secateur.space.search_space import define_space
@@ -252,49 +256,52 @@ def agreement(exact: list[float], other: list[float]) -> dict[str, float]:
 
 
 def memory() -> dict[str, Any]:
-    """Measure in a process of its own, and read what it holds while it does."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--child"], check=True, capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    """Write the bank in one process, measure from it in another, and read what that holds while it does."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}  # freed memory goes back at once
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("write", "measure"):
+            command = [sys.executable, __file__, "--child", part, folder]
+            child = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def memory_child() -> None:
-    """Measure eight candidates of the Llama with layers and bank in files, 32 MiB of states."""
-    baseline = resident()
+def mapped_llama(folder: Path) -> DenseModel:
     dense = random_llama(24, vocab_size=8_000)
+    layers = decoder_layers(dense.model, dense.family)
+    return replace(dense, mapped_layers=tuple(MappedWeights(layer.parameters(), folder) for layer in layers))
+
+
+def write_bank(folder: Path) -> None:
+    dense = mapped_llama(folder)
+    statistics_ = calibrate(dense, random_tokens(Role.CALIBRATION, dense, 2, 128), 256, SEED, shelf=Shelf(folder / "s"))
+    build_bank(dense, statistics_, define_space(dense.shape, 9, 5).options, "wanda", "none", folder=folder / "bank")
+
+
+def measure_mapped(folder: Path) -> None:
+    """Measure eight candidates with layers and bank in files, and 32 MiB of states."""
+    baseline = resident()
+    dense = mapped_llama(folder)
     weights = sum(parameter.numel() * 4 for parameter in dense.model.parameters())
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        layers = decoder_layers(dense.model, dense.family)
-        mapped = tuple(MappedWeights(layer.parameters(), folder) for layer in layers)
-        dense = type(dense)(*(getattr(dense, each) for each in list(dense.__dataclass_fields__)[:-1]), mapped)
-        tokens = random_tokens(Role.CALIBRATION, dense, 2, 128)
-        space = define_space(dense.shape, 9, 5)
-        bank = build_bank(
-            dense, calibrate(dense, tokens, 256, SEED), space.options, "wanda", "none", folder=folder / "b"
-        )
-        walk = DecoderWalk(dense.model, dense.family, release=dense.release)
-        reference = DenseReference(walk, random_tokens(Role.SELECTION, dense, 8, 128), 8)
-        rng = np.random.default_rng(SEED)
-        drawn = [Architecture.from_widths(tuple(int(rng.choice(o[1:])) for o in space.options)) for _ in range(8)]
-        dense.release()
-        bank_bytes = sum(file.stat().st_size for file in (folder / "b").iterdir())
-        peak, done = [0], threading.Event()
+    bank, options = load_bank(dense, folder / "bank"), define_space(dense.shape, 9, 5).options
+    walk = DecoderWalk(dense.model, dense.family, release=dense.release)
+    reference = DenseReference(walk, random_tokens(Role.SELECTION, dense, 8, 128), 8)
+    rng = np.random.default_rng(SEED)
+    drawn = [Architecture.from_widths(tuple(int(rng.choice(each[1:])) for each in options)) for _ in range(8)]
+    dense.release()
+    peak, done = [0], threading.Event()
 
-        def watch() -> None:
-            while not done.wait(0.005):
-                peak[0] = max(peak[0], resident())
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], resident())
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        StitchedModel(walk, bank, reference, Memory(32 << 20, 0)).scores(drawn)
-        done.set()
-        watcher.join()
-    share = (peak[0] - baseline) / weights
-    print(
-        json.dumps({"weights": weights, "bank": bank_bytes, "peak": peak[0] - baseline, "share of the weights": share})
-    )
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    StitchedModel(walk, bank, reference, Memory(32 << 20, 0)).scores(drawn)
+    done.set()
+    watcher.join()
+    size = sum(file.stat().st_size for file in (folder / "bank").iterdir())
+    held = peak[0] - baseline
+    print(json.dumps({"weights": weights, "bank": size, "peak": held, "share of the weights": held / weights}))
 
 
 def resident() -> int:
@@ -317,11 +324,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("random", "offspring", "numbers", "products", "growth", "precision", "memory", "calibration")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     quiet_libraries()
     if arguments.child:
-        memory_child()
+        part, folder = arguments.child
+        {"write": write_bank, "measure": measure_mapped}[part](Path(folder))
         return
     path = RESULTS / "measuring.json"
     report = json.loads(path.read_text()) if path.is_file() else {}

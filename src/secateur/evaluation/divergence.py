@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from secateur.data import TokenSet
 from secateur.model.walk import DecoderWalk
@@ -98,9 +99,20 @@ class DenseReference:
 
         The last position of a window predicts nothing that the window holds, and is left out of both means.
         """
-        tokens = self.batches[index]
         model = model or self._walk
-        normed = _predicting(model.final_norm(state))
+        return self._score(index, model.final_norm(state), model)
+
+    def dense_scores(self) -> WindowScores:
+        """Score the dense model itself: its own loss, and no divergence."""
+        return self.joined([self._score(index, normed, self._walk) for index, normed in enumerate(self._normed)])
+
+    def is_of(self, model: PreTrainedModel) -> bool:
+        """Say whether a model is the dense one."""
+        return model is self._walk.model
+
+    @torch.no_grad()
+    def _score(self, index: int, normed: Float[Tensor, "windows length hidden"], model: DecoderWalk) -> WindowScores:
+        tokens, normed = self.batches[index], _predicting(normed)
         labels = tokens[:, 1:].flatten()
         loss, kl = [], []
         for start in range(0, len(normed), self._rows):

@@ -199,6 +199,8 @@ def _pieces(values: Sequence[Item], size: int) -> list[Sequence[Item]]:
 @torch.no_grad()
 def score_model(model: PreTrainedModel, family: Family, walk: DecoderWalk, reference: DenseReference) -> WindowScores:
     """Score a pruned model, as it stands, on the reference's token set. `walk` is the dense model's."""
+    if reference.is_of(model):
+        return reference.dense_scores()
     own = DecoderWalk(model, family, source=walk)
     states = walk.last_states(reference.batches) if model is walk.model else own.last_states(reference.batches)
     return reference.joined([reference.score_batch(index, state, own) for index, state in enumerate(states)])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from secateur.model.loading import DenseModel
 from secateur.model.shape import DenseShape, cut_norms, decoder_layers, group_tensors, module_of, projection_out
-from secateur.pruning.bank_files import ByWidth, mapped_tensors, write_tensors
+from secateur.pruning.bank_files import ByWidth, holds, mapped_tensors, write_tensors
 from secateur.pruning.calibration import Statistics
 from secateur.pruning.mixture_bank import fit_mixture
 from secateur.pruning.mixture_statistics import MixtureStatistics
@@ -200,11 +200,13 @@ def _save_module(module: ModuleBank, path: Path) -> None:
 def _load_module(dense: DenseModel, index: int, path: Path) -> ModuleBank:
     device = output_projection(dense, index).weight.device
     known = mapped_tensors(path, "module", device)
+    # As if all modules were of this one's size.
+    hold = holds(device, path.stat().st_size * dense.shape.num_modules)
     return ModuleBank(
         known["order"].clone(),
-        mapped_tensors(path, "input", device),
-        ByWidth(mapped_tensors(path, "output", device)),
-        ByWidth(mapped_tensors(path, "bias", device)),
+        mapped_tensors(path, "input", device, hold=hold),
+        ByWidth(mapped_tensors(path, "output", device, hold=hold)),
+        ByWidth(mapped_tensors(path, "bias", device, hold=hold)),
         dict(zip(known["widths"].tolist(), known["errors"].tolist(), strict=True)),
     )
 

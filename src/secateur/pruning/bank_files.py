@@ -63,10 +63,24 @@ def write_tensors(path: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> Non
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
 
 
-def mapped_tensors(path: Path, group: str, device: torch.device) -> Mapping[str, Tensor]:
-    """Give a group of tensors of a file: mapped when they are asked for, but all there at once on a GPU."""
+def mapped_tensors(path: Path, group: str, device: torch.device, *, hold: bool = False) -> Mapping[str, Tensor]:
+    """Give a group of tensors of a file: each brought to the device when it is asked for, or all there at once.
+
+    Candidates ask for what they need of a layer once per group of theirs.
+    """
     with safe_open(path, framework="pt") as file:
         held = list(file.keys())
     names = tuple(name.removeprefix(f"{group}.") for name in held if name.startswith(f"{group}."))
     mapped = MappedTensors(path, f"{group}.", names, device)
-    return mapped if device.type == "cpu" else dict(mapped)
+    return dict(mapped) if hold else mapped
+
+
+def holds(device: torch.device, num_bytes: int) -> bool:
+    """Say whether a bank of so many bytes should lie on a device: on a GPU with room for it and as much again.
+
+    On a CPU the kernel keeps what is used of a mapped file, and drops it where memory is short.
+    """
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return 2 * num_bytes <= free

@@ -119,17 +119,17 @@ def offspring(subject: Subject, num_naive: int) -> dict[str, Any]:
         values = kls(scores)
         best = sorted(range(len(children)), key=values.__getitem__)[:NUM_SURVIVORS]
         blocks = model.num_blocks_run - before
-        model = subject.stitched(dtype=dtype)
+        model = subject.stitched(dtype=dtype, reference=subject.in_steps)
         model.score(parent)
         left: list[int] = []
-        halved = seconds_of(lambda model=model, left=left: left.extend(halve_down(model, children)))
+        halved = seconds_of(lambda model=model, left=left: left.extend(halve_down(subject, model, children)))
         report[name] = {
             "sharing": whole / shared,
             "halving": whole / halved,
             "same survivors": len(set(left) & set(best)),
             "blocks run, share": blocks / (len(children) * len(subject.reference.batches) * subject.space.num_modules),
         }
-    steps = rungs(len(subject.reference.batches), len(children), NUM_SURVIVORS)
+    steps = rungs(len(subject.in_steps.batches), len(children), NUM_SURVIVORS)
     report["work"] = {
         "steps": [[step.batches.stop, step.survivors] for step in steps],
         "in whole measurements": work(steps, len(children)),
@@ -137,9 +137,9 @@ def offspring(subject: Subject, num_naive: int) -> dict[str, Any]:
     return report
 
 
-def halve_down(model: StitchedModel[Any], children: list[Architecture]) -> list[int]:
+def halve_down(subject: Subject, model: StitchedModel[Any], children: list[Architecture]) -> list[int]:
     seen: dict[int, list[torch.Tensor]] = {number: [] for number in range(len(children))}
-    steps = rungs(len(model._scorer.batches), len(children), NUM_SURVIVORS)
+    steps = rungs(len(subject.in_steps.batches), len(children), NUM_SURVIVORS)
 
     def score(there: list[int], step: Any) -> list[float]:
         for number, own in zip(there, model.scores([children[n] for n in there], step.batches), strict=True):
@@ -197,12 +197,11 @@ def products(subject: Subject, count: int) -> dict[str, Any]:
 
 def growth(subject: Subject) -> dict[str, Any]:
     """Time one candidate after another on more and more tokens, and more and more candidates on all."""
-    drawn, batches = subject.random(32), subject.reference.batches
+    drawn, batches = subject.random(32), subject.in_steps.batches
     tokens, by_tokens, prefixes, by_prefixes = [], [], [], []
     for count in range(1, len(batches) + 1):
-        model = subject.stitched(1)
-        times = [seconds_of(lambda m=model, c=count: m.scores(drawn[:4], range(c))) for model in [model]]
-        times += [seconds_of(lambda c=count: subject.stitched(1).scores(drawn[:4], range(c))) for _ in range(2)]
+        models = [subject.stitched(1, reference=subject.in_steps) for _ in range(3)]
+        times = [seconds_of(lambda m=model, c=count: m.scores(drawn[:4], range(c))) for model in models]
         tokens.append(count * batches[0].numel())
         by_tokens.append(statistics.median(times))
     for count in (1, 2, 4, 8, 16, 24, 32):
@@ -210,7 +209,7 @@ def growth(subject: Subject) -> dict[str, Any]:
         for _ in range(3):
             model = subject.stitched()
             times.append(seconds_of(lambda m=model, c=count: m.scores(drawn[:c])))
-        prefixes.append(model.num_blocks_run // len(batches))
+        prefixes.append(model.num_blocks_run // len(subject.reference.batches))
         by_prefixes.append(statistics.median(times))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     report = {}

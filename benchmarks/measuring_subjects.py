@@ -41,7 +41,12 @@ LARGE = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, its bank, and tokens to measure on."""
+    """A model, its bank, and tokens to measure on.
+
+    Attributes:
+        step_windows: Per batch, where halving goes batch by batch.
+        batch_windows: Per batch otherwise, and of the naive way.
+    """
 
     name: str
     dense: DenseModel
@@ -50,11 +55,16 @@ class Subject:
     space: SearchSpace
     budget: Budget
     tokens: TokenSet
-    batch_windows: int
+    step_windows: int
+    batch_windows: int = 16
 
     @cached_property
     def reference(self) -> DenseReference:
         return DenseReference(self.walk, self.tokens, self.batch_windows)
+
+    @cached_property
+    def in_steps(self) -> DenseReference:
+        return DenseReference(self.walk, self.tokens, self.step_windows)
 
     def stitched(
         self, candidates: int = 64, dtype: torch.dtype | None = None, reference: DenseReference | None = None

@@ -41,11 +41,14 @@ class PrefixCache:
     def deepest(self, batch: int, widths: Prefix) -> int:
         """Give how many modules are behind the furthest state that is kept; 0 if none. All on the way count as used."""
         deepest = 0
-        for depth in range(1, len(widths)):
+        for depth in range(len(widths)):
             kept = self._kept.get((batch, widths[:depth]))
             if kept is not None:
                 kept.used, deepest = self._pass, depth
         return deepest
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept
 
     def __getitem__(self, key: tuple[int, Prefix]) -> Tensor:
         return self._kept[key].state

@@ -37,9 +37,6 @@ class Scorer(Interface[Part, Score_co]):
     @property
     def batches(self) -> Sequence[Tensor]: ...
 
-    @property
-    def num_tokens(self) -> int: ...
-
     def score_batch(self, index: int, state: Tensor, model: DecoderWalk, /) -> Part:
         """Read off what the model leaves of one batch."""
         ...
@@ -99,7 +96,6 @@ class StitchedModel(Generic[Score]):
         self._memory = memory or Memory()
         self._dtype = dtype if dtype != walk.model.dtype else None
         self._cache = PrefixCache(self._memory.kept_bytes)
-        self._embedded: dict[int, Tensor] = {}
         self.num_blocks_run = 0
 
     def score(self, architecture: Architecture) -> Score:
@@ -152,7 +148,7 @@ class StitchedModel(Generic[Score]):
             for (batch, widths), start in starts.items():
                 node = (batch, widths[:module])
                 if start == module and node not in states:
-                    states[node] = self._cache[node] if module else self._embed(batch)
+                    states[node] = self._state(node)
                 if start <= module:
                     children.setdefault(widths[module], {})[node] = None
             states = self._through(module, children, states)
@@ -186,10 +182,14 @@ class StitchedModel(Generic[Score]):
         with torch.autocast(state.device.type, dtype=self._dtype, enabled=self._dtype is not None):
             return self._walk.block(layer, kind, state, weights)
 
-    def _embed(self, batch: int) -> Tensor:
-        if batch not in self._embedded:
-            self._embedded[batch] = self._walk.embed(self._scorer.batches[batch])
-        return self._embedded[batch]
+    def _state(self, node: Node) -> Tensor:
+        """Give a state that is kept; one before the first module is made where it is not."""
+        batch, prefix = node
+        if prefix or node in self._cache:
+            return self._cache[node]
+        state = self._walk.embed(self._scorer.batches[batch])
+        self._cache.put(batch, prefix, state)
+        return state
 
 
 def _pieces(values: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -41,10 +41,11 @@ def measurers(
     )
 
 
-def halver(run: Run, bank: WeightBank, clock: StageClock) -> MeasureBest:
+def halver(run: Run, bank: WeightBank, groups: References, clock: StageClock) -> MeasureBest:
     """Give what measures the best of many candidates, found by successive halving on the selection set."""
     reference = run.selection_reference
-    stitched, protocol = run.stitched(bank, reference), selection_protocol(run)
+    stitched, protocol = run.stitched(bank, reference, 1 + len(groups)), selection_protocol(run)
+    targets = group_targets(run, bank, groups)
     tokens = [batch.numel() for batch in reference.batches]
 
     def measure_best(batch: list[Candidate], count: int) -> list[Measurement]:
@@ -55,13 +56,14 @@ def halver(run: Run, bank: WeightBank, clock: StageClock) -> MeasureBest:
             so_far = protocol.model_copy(update={"num_tokens": sum(tokens[: rung.batches.stop])})
             spent, new = sum(tokens[: rung.batches.start]), sum(tokens[rung.batches.start : rung.batches.stop])
 
+            whole = rung.batches.stop == len(tokens)
+
             def measure_new(architectures: Sequence[Architecture]) -> Iterator[Measurement]:
-                for each in measure(stitched, architectures, so_far, batches=rung.batches):
+                for each in measure(stitched, architectures, so_far, targets if whole else {}, rung.batches):
                     before = seen.get(each.architecture.key)
                     yield each if before is None else with_more(before, spent, each, new)
 
             # What a few tokens say is no "best so far".
-            whole = rung.batches.stop == len(tokens)
             some = [batch[number] for number in there]
             measured = measure_batch(run, so_far, measure_new, some, clock, lowest=whole)
             seen.update({each.architecture.key: each for each in measured})

@@ -30,7 +30,7 @@ def search_stage(
         measure, measure_reconstructed = measurers(run, bank, groups, clock)
         task = replace(
             search_task(run, space, bank, measure),
-            measure_best=halver(run, bank, clock) if run.config.search.halving else None,
+            measure_best=halver(run, bank, groups, clock) if run.config.search.halving else None,
             measure_reconstructed=measure_reconstructed,
             objectives=wanted_objectives(run, groups),
             heuristics=heuristics or {},

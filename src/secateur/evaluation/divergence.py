@@ -84,10 +84,6 @@ class DenseReference:
         self._rows = min(MOST_ROWS, max(FEWEST_ROWS, LOGITS_BYTES // (4 * vocabulary)))
         self._kept: dict[tuple[int, int], DenseRows] | None = {} if fits or self.top_k is not None else None
 
-    @property
-    def num_tokens(self) -> int:
-        return self.token_set.num_tokens
-
     @torch.no_grad()
     def score_batch(
         self, index: int, state: Float[Tensor, "windows length state"], model: DecoderWalk | None = None

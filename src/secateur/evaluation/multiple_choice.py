@@ -181,11 +181,6 @@ class ChoiceSet:
             fingerprint=digest([windows, predictions, num_choices, answers]),
         )
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that a model has to run over, padding included."""
-        return sum(batch.numel() for batch in self.batches)
-
     def right(self, walk: DecoderWalk, states: Sequence[Tensor]) -> Float[Tensor, " questions"]:
         """Say per question whether its right choice has the highest log-probability, summed over its tokens: 1 or 0.
 

@@ -167,10 +167,6 @@ class Tokens:
 
     batches: tuple[torch.Tensor, ...]
 
-    @property
-    def num_tokens(self):
-        return sum(batch.numel() for batch in self.batches)
-
     def score_batch(self, _index, state, _model):
         return state
 

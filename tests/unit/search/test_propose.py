@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,11 @@ class TestInitialCandidates:
         origins = [candidate.origin for candidate in candidates]
         assert {"neighbour", "sampled"} < set(origins)
         assert origins == sorted(origins, key=["uniform", "additive", "neighbour", "sampled"].index)
+
+    def test_those_that_fill_the_band_begin_alike_by_twos(self, make_task, space):
+        drawn = [c.architecture.widths for c in initial_candidates(make_task(), 40) if c.origin == "sampled"]
+        first = Counter(widths[: space.num_modules // 3] for widths in drawn)
+        assert sum(count for count in first.values() if count > 1) >= 0.8 * len(drawn)
 
     def test_they_are_distinct_inside_the_band_and_of_round_0(self, make_task, space, budget):
         candidates = initial_candidates(make_task(), 40)

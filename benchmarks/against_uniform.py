@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.assignments import parse_assignment
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.pipeline import run_pipeline
 from secateur.report.live import drawn_progress

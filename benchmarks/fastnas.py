@@ -42,7 +42,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import RunConfig, build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference

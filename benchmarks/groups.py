@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.assignments import parse_assignment, parse_list, parse_texts
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import RunConfig, build_config, resolve
 from secateur.pipeline import run_pipeline
 from secateur.report.live import drawn_progress

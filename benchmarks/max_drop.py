@@ -27,7 +27,7 @@ from rich.table import Table
 
 from secateur.assignments import parse_assignment
 from secateur.budget import Drop, parse_drop
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import RunConfig, build_config, resolve, to_yaml
 from secateur.inputs import load_inputs
 from secateur.pipeline import remember_inputs

@@ -48,7 +48,7 @@ from matplotlib.figure import Figure
 from measuring_subjects import SEED, Subject, demo, large, random_llama, random_tokens
 from scipy.stats import kendalltau
 
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.data import Role
 from secateur.evaluation import divergence
 from secateur.evaluation.divergence import DenseReference

@@ -38,7 +38,7 @@ from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from secateur.assignments import parse_assignment, parse_list
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.demo import decoder_path
 from secateur.model.loading import DTYPES

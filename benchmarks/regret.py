@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.assignments import parse_list
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.assignments import parse_assignment
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import RunConfig, build_config, resolve
 from secateur.data import Role, TokenSet
 from secateur.evaluation.divergence import DenseReference

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from recorded import Recorded, read_recorded
 
-from secateur.cli import quiet_libraries
+from secateur.cli.terminal import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference

@@ -1,0 +1,5 @@
+"""The `secateur` command."""
+
+from secateur.cli.app import app, main
+
+__all__ = ["app", "main"]

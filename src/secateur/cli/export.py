@@ -1,0 +1,59 @@
+"""`secateur export`: another point of a finished run's front, or the result in 8 bits."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.options import FolderArgument
+from secateur.cli.terminal import quiet_libraries, user_errors
+
+
+def export_command(
+    folder: FolderArgument,
+    point: Annotated[
+        int | None, typer.Option(help="K of a point of the Pareto front, as `secateur show DIR` lists them.")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8: weights in 8 bits (torchao); of the run's result, or of --point K.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; DIR/exported-K, or exported-int8, if not given.")
+    ] = None,
+) -> None:
+    """Export another point of a finished run's Pareto front, or quantise; nothing is searched again."""
+    with user_errors():
+        from rich.console import Console
+
+        from secateur.report.live import drawn_progress
+
+        quiet_libraries()
+        from secateur.errors import ConfigError
+        from secateur.stages.front import export_point
+
+        console = Console()
+        if point is None and quantize is None:
+            raise ConfigError("secateur export needs --point K, --quantize int8, or both")
+        if quantize is not None:
+            from secateur.stages.quantize import quantize_export
+
+            source = folder / ("exported" if point is None else f"exported-{point}")
+            with drawn_progress(console) as listener:
+                if point is not None and not source.is_dir():
+                    export_point(folder, point, None, listener)
+                quantized = quantize_export(folder, source, quantize, out, listener)
+            console.print(f"{quantize}: {quantized.note}", highlight=False, soft_wrap=True)
+            console.print(f"result: {out or source.with_name(quantized.folder)}", highlight=False, soft_wrap=True)
+            return
+        assert point is not None, "one of the two was given"
+        with drawn_progress(console) as listener:
+            record, row = export_point(folder, point, out, listener)
+        lines = [
+            f"point {point}: perplexity {row.perplexity.value:.4f} ({row.perplexity.protocol}), KL {row.kl:.4f}, "
+            f"{record.num_parameters:,} parameters",
+            *(f"{name}: perplexity {each.value:.4f}" for name, each in row.groups.items()),
+            *([f"disparity {row.disparity:.4f}"] if row.disparity is not None else []),
+            f"result: {out or folder / record.folder}",
+        ]
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,45 @@
+"""What every verb does at a terminal: errors in one line, libraries that keep quiet, how to go on after Ctrl-C."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from secateur.errors import SecateurError
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own bars and notices, and the hub client's, out of the run's output."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def resumable(begun: Path) -> Iterator[None]:
+    """Say after Ctrl-C how to go on, if there is something to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = f"go on with: secateur resume {begun.parent}" if begun.is_file() else "nothing was written"
+        typer.echo(f"\ninterrupted; {hint}", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn an error that was raised on purpose into one line and its exit code."""
+    # Where torchao is installed, transformers imports it, and it names the GPU kernels that it does not find and what
+    # torch thinks of its enums: before anything heavy is imported, since that is when it speaks.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    except SecateurError as error:
+        typer.echo(f"secateur: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(error.exit_code) from error

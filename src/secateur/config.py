@@ -18,7 +18,7 @@ class ModelConfig(Record):
     """Which model, and how it is computed with."""
 
     name: str = Field("demo", description="local Hugging Face folder, hub id, or `demo`")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = a GPU where there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="computing type; auto = float32 on a CPU, as stored on a GPU"
     )
@@ -72,7 +72,9 @@ class PruningConfig(Record):
         "obs",
         description="obs, obs_plain, taylor, taylor_second, taylor_vector, wanda, wifv, l1, l2 or random",
     )
-    reconstruction: Literal["none", "bias", "least_squares", "sequential"] = "sequential"
+    reconstruction: Literal["none", "bias", "least_squares", "sequential"] = Field(
+        "sequential", description="what the rest does about what is gone; sequential = again on its own activations"
+    )
     ridge: float = Field(1e-2, gt=0, description="damping of the Gram matrices, share of their mean diagonal")
     sequential_ridge: float = Field(1e-1, gt=0, description="pull of the sequential solve towards the bank's solution")
 
@@ -126,7 +128,7 @@ class SearchConfig(Record):
         "uniform_middle",
         "global_threshold",
         "block_influence",
-    ] = Field("secateur", description="the last four measure nothing; `paper` has settings of ji2023")
+    ] = Field("secateur", description="how to search; the last four measure nothing, `paper` has settings of ji2023")
     measurements: int = Field(160, ge=25, description="architectures measured in all")
     predictor: Literal["auto", "blend", "gaussian_process", "trees", "additive", "ridge", "computation_aware"] = Field(
         "auto", description="auto = the one that ranks best in cross-validation, each round"
@@ -215,7 +217,7 @@ class ExportConfig(Record):
 class RunConfig(Record):
     """Everything that a run depends on."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="every random choice derives from it")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     budget: BudgetConfig = BudgetConfig()

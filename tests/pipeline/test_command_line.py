@@ -226,6 +226,9 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
         "export": {"--point", "--quantize", "--out"},
         "show": {"--top"},
         "resume": set(),
+        "init": {"--model", "--keep", "--data"},
+        "config": {"--schema"},
+        "doctor": {"--json"},
     }
     commands = get_command(app).commands  # type: ignore[attr-defined]
     flags = {

@@ -6,6 +6,10 @@ from typing import Annotated
 import typer
 
 ModelArgument = Annotated[str, typer.Argument(help="Local Hugging Face folder, hub id, or `demo`.", metavar="MODEL")]
+OptionalModelArgument = Annotated[
+    str | None,
+    typer.Argument(help="Local Hugging Face folder, hub id, or `demo`; else what --config names.", metavar="MODEL"),
+]
 FolderArgument = Annotated[Path, typer.Argument(help="Run folder.", metavar="DIR")]
 DataOption = Annotated[
     list[str] | None,

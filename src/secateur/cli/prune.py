@@ -6,12 +6,20 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.compare import compare_and_print
-from secateur.cli.options import DataOption, FolderArgument, GroupsOption, ModelArgument
+from secateur.cli.completion import (
+    complete_device,
+    complete_dtype,
+    complete_minimize,
+    complete_preset,
+    complete_setting,
+    complete_target,
+)
+from secateur.cli.options import DataOption, FolderArgument, GroupsOption, OptionalModelArgument
 from secateur.cli.terminal import quiet_libraries, resumable, user_errors
 
 
 def prune_command(
-    model: ModelArgument,
+    model: OptionalModelArgument = None,
     keep: Annotated[
         float | None,
         typer.Option(help="Share of the decoder-layer parameters that may stay; 0.75 if the budget has no limit."),
@@ -34,12 +42,17 @@ def prune_command(
         typer.Option(help="As small as quality allows: 5% (perplexity may rise), kl=0.05 (nats) or accuracy=2%."),
     ] = None,
     minimize: Annotated[
-        str | None, typer.Option(help="What --max-drop makes small: params, flops, kv-cache-bytes, prefill or decode.")
+        str | None,
+        typer.Option(
+            help="What --max-drop makes small: params, flops, kv-cache-bytes, prefill or decode.",
+            autocompletion=complete_minimize,
+        ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            help="uniform, padded (whatever loads stock models), per-layer (transformers) or gguf (llama.cpp)."
+            help="uniform, padded (whatever loads stock models), per-layer (transformers) or gguf (llama.cpp).",
+            autocompletion=complete_target,
         ),
     ] = None,
     tensor_parallel: Annotated[
@@ -49,15 +62,25 @@ def prune_command(
     data: DataOption = None,
     groups: GroupsOption = None,
     preset: Annotated[
-        str | None, typer.Option(help="A published method instead of the default, such as ji2023; see the README.")
+        str | None,
+        typer.Option(
+            help="A published method instead of the default, such as ji2023; see the README.",
+            autocompletion=complete_preset,
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any part of the configuration.")] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="section.field=value; may be given several times.")
+        list[str] | None,
+        typer.Option("--set", help="section.field=value; may be given several times.", autocompletion=complete_setting),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto if not given.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; auto if not given.", autocompletion=complete_device)
+    ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="To compute in: float32, bfloat16, float16, or auto (float32 on a CPU).")
+        str | None,
+        typer.Option(
+            help="To compute in: float32, bfloat16, float16, or auto (float32 on a CPU).", autocompletion=complete_dtype
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice derives from it; 0 if not given.")] = None,
 ) -> None:
@@ -66,11 +89,15 @@ def prune_command(
         from secateur.assignments import parse_assignment, parse_texts
         from secateur.budget import parse_latencies
         from secateur.config import build_config, read_yaml, resolve
+        from secateur.errors import ConfigError
         from secateur.presets import find_preset
 
         layers: list[dict[str, Any]] = [dict(find_preset(preset).settings)] if preset else []
         layers += [read_yaml(config)] if config else []
-        layers.append({"model": {"name": model}})
+        if model is not None:
+            layers.append({"model": {"name": model}})
+        elif not any(layer.get("model", {}).get("name") for layer in layers):
+            raise ConfigError("no model was given; name one: secateur prune MODEL, or model.name in the --config file")
         if data:
             layers.append({"data": {"sources": data}})
         if groups:
@@ -94,7 +121,7 @@ def prune_command(
             layers.append({"space": {"tensor_parallel": tensor_parallel}})
         layers += [parse_assignment(assignment) for assignment in assignments or []]
         resolved = resolve(build_config(layers))
-        name = Path(model).name or "model"
+        name = Path(resolved.model.name).name or "model"
         root = out or Path("runs") / f"{name}-{resolved.budget.title}"
         run_and_print(root, lambda listener: pipeline().run_pipeline(resolved, root, listener))
 

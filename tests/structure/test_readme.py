@@ -34,7 +34,11 @@ def test_every_flag_in_the_readme_exists() -> None:
     commands = get_command(app).commands.values()  # type: ignore[attr-defined]
     known = {flag for command in commands for parameter in command.params for flag in parameter.opts}
     of_the_product = "\n".join(line for line in README.splitlines() if "benchmarks/" not in line)
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", of_the_product)) <= known | {"--help", "--version", "--install-completion"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", of_the_product)) <= known | {
+        "--help",
+        "--version",
+        "--install-completion",
+    }
 
 
 SECTIONS = "|".join(RunConfig.model_fields)

@@ -5,7 +5,6 @@ Heavy imports are inside the verbs, so that `secateur --help` answers at once.
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +34,8 @@ VERBS: dict[str, Callable[..., Any]] = {
 
 def say_version(wanted: bool) -> bool:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"secateur {version('secateur')}")
         raise typer.Exit
     return wanted

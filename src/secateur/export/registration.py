@@ -8,9 +8,7 @@ until a checkpoint of it is loaded. A family's modelling file is the importable 
 import atexit
 import importlib
 import importlib.util
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -83,6 +81,9 @@ class _FamilyPackages(MetaPathFinder):
         prefix = f"{PACKAGE}.secateur_"
         if not fullname.startswith(prefix):
             return None
+        import shutil
+        import tempfile
+
         from secateur.export.modeling_file import MODULE, modeling_file
         from secateur.model.families import FAMILIES
 

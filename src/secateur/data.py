@@ -6,11 +6,10 @@ stand in two of them, whatever files it comes from.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -19,14 +18,18 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.demo import generate_documents
 from secateur.errors import DataError
+from secateur.token_stream import Conversation, TokenStream, encode, encode_rows
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 MIN_WINDOWS = 4
-# Who speaks, in ShareGPT's words and in those of chat templates.
-SPEAKERS = {"human": "user", "gpt": "assistant"}
 # Seed and size of the text that `--data demo` stands for; the demo model was trained on documents of other seeds.
 DEMO_SEED = 20_261_124
 DEMO_DOCUMENTS = 4_000
+FILE_SUFFIXES = (".txt", ".jsonl", ".raw", ".tokens")
+# Documents by the name of a source; such names begin so, and go on with a digest of the documents.
+Texts = Mapping[str, Sequence[str]]
+IN_MEMORY = "memory:"
+NO_TEXTS: Texts = {}
 
 
 class Role(StrEnum):
@@ -46,10 +49,15 @@ SPLIT = {Role.CALIBRATION: 0.4, Role.SELECTION: 0.25, Role.EVALUATION: 0.35}
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Windows of equal length, with the only role they may be used in."""
+    """Windows of equal length, with the only role they may be used in.
+
+    `window_bytes` are the UTF-8 bytes of the text that each window's predictions stand for: of all its tokens but the
+    first. None where that is not known.
+    """
 
     role: Role
     tokens: Int[Tensor, "windows length"]
+    window_bytes: Int[Tensor, " windows"] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -74,60 +82,20 @@ class TokenSet:
         return self
 
 
-class Conversation(str):
-    """Messages of a chat as a document: JSON of `[{"role": ..., "content": ...}, ...]` until there is a tokenizer."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Conversation | None":
-        """Read `messages` (role, content) or `conversations` (from, value: ShareGPT's); None where neither is there.
-
-        Raises:
-            TypeError, KeyError: The messages have another form.
-        """
-        if isinstance(record.get("messages"), list):
-            messages = [{"role": each["role"], "content": each["content"]} for each in record["messages"]]
-        elif isinstance(record.get("conversations"), list):
-            messages = [
-                {"role": SPEAKERS.get(each["from"], each["from"]), "content": each["value"]}
-                for each in record["conversations"]
-            ]
-        else:
-            return None
-        # JSON can spell half a character (a lone surrogate), which no tokenizer takes.
-        return cls(json.dumps(messages, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
-
-    def encode_with(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Give the tokens of the tokenizer's chat template, which writes its own beginning and end.
-
-        Raises:
-            DataError: The tokenizer has no template, or refuses the messages.
-        """
-        if not tokenizer.chat_template:
-            raise DataError(
-                "the data holds conversations, and the model's tokenizer has no chat template; give plain text, or the "
-                "folder of a chat model"
-            )
-        try:
-            text = tokenizer.apply_chat_template(json.loads(self), tokenize=False)
-        except Exception as error:  # a template is a program of its own, which refuses in its own way
-            raise DataError(f"the tokenizer's chat template refuses a conversation: {error}") from error
-        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
-
-
-def read_documents(source: str, text_field: str = "text") -> list[str]:
+def read_documents(source: str, text_field: str = "text", texts: Texts = NO_TEXTS) -> list[str]:
     """Read the documents of one source.
 
     A `.txt` file is cut at `<|endoftext|>` where it has any, else at blank lines, else at line ends; a `.jsonl` file
     has one document per line, a text or the messages of a chat (`Conversation`); `demo` is generated; anything else is
     the id of a data set on the hub.
 
+    Args:
+        texts: Documents that were handed over instead, by the name of their source.
+
     Raises:
         DataError: The source is missing, is not UTF-8, or has no text in it.
     """
-    read = _read(source, text_field, _documents)
+    read = texts[source] if source in texts else _read(source, text_field, _documents)
     stripped = (document if isinstance(document, Conversation) else document.strip() for document in read)
     documents = [document for document in stripped if document]
     if not documents:
@@ -152,7 +120,11 @@ def _read(source: str, text_field: str, split: Callable[[str], list[str]]) -> It
     path = Path(source)
     if source == "demo":
         return [document.text for document in generate_documents(DEMO_DOCUMENTS, seed=DEMO_SEED)]
-    if path.suffix not in (".txt", ".jsonl", ".raw", ".tokens") and not path.exists():
+    if source.startswith(IN_MEMORY):
+        raise DataError(
+            f"{source!r} was handed over in Python and lies in no file; call secateur.prune again with the same data"
+        )
+    if path.suffix not in FILE_SUFFIXES and not path.exists():
         return _hub_texts(source, text_field)
     if not path.is_file():
         raise DataError(f"data file {source!r} does not exist or is not a file; give .txt or .jsonl files")
@@ -180,36 +152,37 @@ def build_token_sets(
     sets = {}
     for role, documents in documents_of.items():
         wanted = max(num_tokens[role] // sequence_length, MIN_WINDOWS) * sequence_length
-        stream: list[int] = []
+        pieces: list[TokenStream] = []
+        found = 0
         for document in sorted(documents, key=_hash):
-            stream += _encode(tokenizer, document)
-            if len(stream) >= wanted:
+            pieces.append(encode(tokenizer, document))
+            found += len(pieces[-1])
+            if found >= wanted:
                 break
-        windows = min(len(stream), wanted) // sequence_length
+        windows = min(found, wanted) // sequence_length
         if windows < MIN_WINDOWS:
             raise DataError(
-                f"the {role} set has {len(stream)} tokens, at least {MIN_WINDOWS * sequence_length} are needed "
+                f"the {role} set has {found} tokens, at least {MIN_WINDOWS * sequence_length} are needed "
                 f"({MIN_WINDOWS} windows of {sequence_length}); give more text or lower data.sequence_length"
             )
-        tokens = torch.tensor(stream[: windows * sequence_length]).view(windows, sequence_length)
-        sets[role] = TokenSet(role, tokens)
+        sets[role] = _cut(TokenStream.joined(pieces), windows, sequence_length, role)
     return sets
 
 
 def assign_documents(
-    sources: list[str], named: dict[Role, list[str]], text_field: str = "text"
+    sources: list[str], named: dict[Role, list[str]], text_field: str = "text", texts: Texts = NO_TEXTS
 ) -> dict[Role, list[str]]:
     """Give every role its documents, none of them to two.
 
     A role in `named` takes the documents of its own sources; the others share those of `sources` by hash. A document
     that occurs again in a later role's own sources is left out there, so evaluation is what gives way.
     """
-    shared = [document for source in sources for document in read_documents(source, text_field)]
+    shared = [document for source in sources for document in read_documents(source, text_field, texts)]
     taken: set[str] = set()
     assigned = {}
     for role in Role:
         if named.get(role):
-            candidates = [document for source in named[role] for document in read_documents(source, text_field)]
+            candidates = [document for source in named[role] for document in read_documents(source, text_field, texts)]
         else:
             candidates = [document for document in shared if _role_by_hash(document) is role]
         unique = {document: None for document in candidates if document not in taken}
@@ -219,7 +192,7 @@ def assign_documents(
 
 
 def assign_group_documents(
-    groups: Mapping[str, str], assigned: Mapping[Role, list[str]], text_field: str = "text"
+    groups: Mapping[str, str], assigned: Mapping[Role, list[str]], text_field: str = "text", texts: Texts = NO_TEXTS
 ) -> dict[str, dict[Role, list[str]]]:
     """Give every group of text its selection and evaluation documents, by the hash that splits everything else.
 
@@ -236,7 +209,7 @@ def assign_group_documents(
     roles = {document: role for role, documents in assigned.items() for document in documents}
     split: dict[str, dict[Role, list[str]]] = {}
     for name, source in groups.items():
-        documents = dict.fromkeys(read_documents(source, text_field))
+        documents = dict.fromkeys(read_documents(source, text_field, texts))
         split[name] = {
             role: [document for document in documents if roles.get(document, _role_by_hash(document)) is role]
             for role in (Role.SELECTION, Role.EVALUATION)
@@ -285,28 +258,22 @@ def perplexity_windows(
     Raises:
         DataError: There is less text than one window.
     """
-    rows = list(rows)
-    if any(isinstance(row, Conversation) for row in rows):
-        ids = [token for row in rows for token in _encode(tokenizer, row, only_bos=True)]
-    else:
-        ids = _encode(tokenizer, "\n\n".join(rows), only_bos=True)
-    windows = len(ids[:max_tokens]) // sequence_length
+    stream = encode_rows(rows, tokenizer)
+    windows = len(stream.ids[:max_tokens]) // sequence_length
     if windows == 0:
         raise DataError(
-            f"the text has {len(ids)} tokens, at least {sequence_length} are needed (one window); "
-            "give more text with --data or lower --sequence-length"
+            f"the text has {len(stream)} tokens, at least {sequence_length} are needed (one window); "
+            "give more text with --data or take shorter windows"
         )
-    return TokenSet(role, torch.tensor(ids[: windows * sequence_length]).view(windows, sequence_length))
+    return _cut(stream, windows, sequence_length, role)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, only_bos: bool = False) -> list[int]:
-    if isinstance(text, Conversation):
-        return text.encode_with(tokenizer)
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    start = tokenizer.bos_token_id
-    if start is None and not only_bos:
-        start = tokenizer.eos_token_id
-    return ids if start is None else [start, *ids]
+def _cut(stream: TokenStream, windows: int, length: int, role: Role) -> TokenSet:
+    starts = stream.byte_starts
+    counted = None
+    if starts is not None:
+        counted = torch.tensor([starts[(k + 1) * length] - starts[k * length + 1] for k in range(windows)])
+    return TokenSet(role, torch.tensor(stream.ids[: windows * length]).view(windows, length), counted)
 
 
 def _hash(document: str) -> str:

@@ -349,7 +349,7 @@ class TestConversations:
         path = tmp_path / "half.jsonl"
         path.write_text('{"messages": [{"role": "user", "content": "w8 \\ud83d"}]}')
         (document,) = read_documents(str(path))
-        assert document.encode_with(chat_tokenizer)
+        assert document.written_by(chat_tokenizer)
 
     def test_need_a_template(self, chats, tokenizer):
         with pytest.raises(DataError, match="tokenizer has no chat template"):

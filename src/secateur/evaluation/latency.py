@@ -2,8 +2,8 @@
 
 import copy
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
+from secateur.evaluation.timing import Clock, Work, device_clock, device_name, median_seconds
 from secateur.model.heads import set_heads
 from secateur.model.loading import DenseModel
 from secateur.model.mixture import Mixture
@@ -18,15 +19,9 @@ from secateur.model.shape import BlockKind, block_names, cut_norms, decoder_laye
 from secateur.model.walk import DecoderWalk
 from secateur.space.latency_table import LatencyTable, PhaseLatency
 
-WARM_UPS = 3
 # Of milliseconds: clocks tell no more, and what rounding leaves beyond them would look like a step from width to width.
 DIGITS = 6
 PREFILL, DECODE, OUTSIDE = "prefill", "decode", "outside"
-
-Clock = Callable[[], float]
-Key = TypeVar("Key", bound=Hashable)
-# Makes a piece of work ready; what it gives is then timed.
-Work = Callable[[], Callable[[], object]]
 
 
 @torch.no_grad()
@@ -68,7 +63,7 @@ def measure_latency(
     work[PREFILL, OUTSIDE, 0] = _outside_work(walk, batch, length)
     work[DECODE, OUTSIDE, 0] = _outside_work(walk, batch, 1)
     order = np.random.default_rng(seed)
-    seconds = median_seconds(work, repeats, clock or _device_clock(device), order, advance)
+    seconds = median_seconds(work, repeats, clock or device_clock(device), order, advance)
 
     def phase(name: str) -> PhaseLatency:
         times = {
@@ -79,9 +74,7 @@ def measure_latency(
         return PhaseLatency(attention=times[BlockKind.ATTENTION], mlp=times[BlockKind.MLP], outside=outside)
 
     return LatencyTable(
-        device=torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
+        device=device_name(device),
         dtype=str(dense.model.dtype).removeprefix("torch."),
         prompt_tokens=length,
         batch=batch,
@@ -92,32 +85,6 @@ def measure_latency(
         decode=phase(DECODE),
         seconds=time.perf_counter() - start,
     )
-
-
-def median_seconds(
-    work: Mapping[Key, Work],
-    repeats: int,
-    clock: Clock,
-    order: np.random.Generator,
-    advance: Callable[[], None] = lambda: None,
-) -> dict[Key, float]:
-    """Time each piece of work `repeats` times, all of them in a new random order each time, and take the medians.
-
-    What disturbs the machine for a while then disturbs all widths alike, and not the one whose turn it was.
-    """
-    keys = list(work)
-    for key in keys:
-        for _ in range(WARM_UPS):
-            work[key]()()
-    times: dict[Key, list[float]] = {key: [] for key in keys}
-    for _ in range(repeats):
-        for index in order.permutation(len(keys)).tolist():
-            run = work[keys[index]]()
-            start = clock()
-            run()
-            times[keys[index]].append(clock() - start)
-        advance()
-    return {key: float(np.median(measured)) for key, measured in times.items()}
 
 
 def never_faster_when_wider(widths: Sequence[int], values: Sequence[float]) -> tuple[float, ...]:
@@ -197,14 +164,3 @@ def _outside_work(walk: DecoderWalk, batch: int, length: int) -> Work:
     """Embed, norm, and tell the next token: the head is wanted for the last one alone."""
     tokens = torch.zeros(batch, length, dtype=torch.long, device=walk.device)
     return lambda: lambda: walk.logits(walk.final_norm(walk.embed(tokens))[:, -1:])
-
-
-def _device_clock(device: torch.device) -> Clock:
-    """Give a clock that waits for what was sent to the device."""
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return clock

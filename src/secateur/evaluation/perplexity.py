@@ -1,28 +1,26 @@
-"""Perplexity of any causal model under a stated protocol."""
+"""Perplexity and bits per byte under a stated protocol, with a bootstrap interval."""
 
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.data import Role, TokenSet, perplexity_windows, read_rows
-from secateur.demo import decoder_path
-from secateur.errors import DataError
-from secateur.model.loading import load_causal_model
-from secateur.schema import Record, derive_seed
+from secateur.data import Role, TokenSet
+from secateur.evaluation.resampling import quantile_interval, resampled_means
+from secateur.schema import Record
 
 
 class Perplexity(Record):
     """exp of the mean next-token loss over all windows, with a bootstrap interval over windows.
 
-    `protocol` names how text became windows: `ppl-128` is published perplexities' way (see `perplexity_windows`),
+    `protocol` names how text became windows: `ppl-128` is published perplexities' way (see `TextProtocol`),
     `packed-256` a run's own (documents packed one after the other, each with its BOS). Figures of different protocols
-    must never stand side by side.
+    must never stand side by side. `num_windows` counts what the bootstrap draws: of sliding windows, stretches of a
+    window's length.
     """
 
     protocol: str
@@ -32,36 +30,6 @@ class Perplexity(Record):
     confidence: float
     num_windows: int
     num_tokens: int
-
-
-def evaluate_perplexity(
-    model_name: str,
-    sources: list[str],
-    sequence_length: int,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_tokens: int = 4_096,
-    seed: int = 0,
-    trust_remote_code: bool = False,
-) -> Perplexity:
-    """Give the perplexity of any causal model under the protocol `ppl-<sequence_length>`; see `perplexity_windows`.
-
-    Args:
-        model_name: Local folder, hub id, or `demo`.
-        sources: As `read_rows` takes them; may be empty for the demo model.
-
-    Raises:
-        ModelError, DataError: The model or the text cannot be used.
-    """
-    if model_name == "demo":
-        model_name, sources = str(decoder_path()), sources or ["demo"]
-    if not sources:
-        raise DataError("no text was given; add --data PATH")
-    rows = [row for source in sources for row in read_rows(source)]
-    model, tokenizer, _ = load_causal_model(model_name, device, dtype, trust_remote_code=trust_remote_code)
-    windows = perplexity_windows(rows, tokenizer, sequence_length)
-    losses = window_losses(model, windows, batch_tokens)
-    return perplexity(losses, f"ppl-{sequence_length}", sequence_length, derive_seed(seed, "bootstrap"))
 
 
 @torch.no_grad()
@@ -87,16 +55,35 @@ def perplexity(
 
     The interval resamples windows (1,000 times): tokens of one window are not independent.
     """
-    values = losses.double().numpy()
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(1_000, len(values)))].mean(1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    ones = torch.ones(len(losses))
+    return weighted_perplexity(losses, ones, protocol, len(losses) * (sequence_length - 1), seed, confidence)
+
+
+def weighted_perplexity(
+    sums: Float[Tensor, " blocks"],
+    weights: Shaped[Tensor, " blocks"],
+    protocol: str,
+    num_tokens: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> Perplexity:
+    """Summarise blocks of different sizes: exp(sum of losses / sum of weights)."""
+    low, high = quantile_interval(resampled_means(sums, weights, seed), confidence)
     return Perplexity(
         protocol=protocol,
-        value=math.exp(values.mean()),
+        value=math.exp(float(sums.double().sum()) / float(weights.double().sum())),
         low=math.exp(low),
         high=math.exp(high),
         confidence=confidence,
-        num_windows=len(values),
-        num_tokens=len(values) * (sequence_length - 1),
+        num_windows=len(sums),
+        num_tokens=num_tokens,
     )
+
+
+def bits_per_byte(loss: float, num_bytes: int) -> float:
+    """Give the bits per UTF-8 byte of the text that was predicted: nats / ln 2 / bytes, whatever the tokenizer.
+
+    Args:
+        loss: Summed over all predictions, in nats; tokens that mark a beginning stand for no bytes and count too.
+    """
+    return loss / math.log(2) / num_bytes

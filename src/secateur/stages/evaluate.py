@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel
 
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference, WindowScores
+from secateur.evaluation.paired import PairedComparison, compare_paired
 from secateur.evaluation.stitched import StitchedModel, score_model
 from secateur.model.shape import DenseShape
 from secateur.pruning.bank import WeightBank
@@ -41,27 +43,47 @@ def evaluation_sets(run: Run) -> EvaluationSets:
 
 def evaluate_stage(
     run: Run, pruned: PreTrainedModel, choice: Choice, uniform_bank: WeightBank | None
-) -> tuple[ModelRow, ...]:
-    """Give one row per model; the result's is the last."""
+) -> tuple[tuple[ModelRow, ...], tuple[PairedComparison, ...]]:
+    """Give one row per model, the result's last, and the result beside each of the others, window by window."""
     dense = run.inputs.original
     uniform = dict(zip(("uniform", "uniform-wide"), uniform_baselines(run), strict=False))
     spent = {row.name: row.seconds for row in run.store.stages()}
     rows: list[ModelRow] = []
+    scores: list[WindowScores] = []
     with stage_clock("evaluate", run.listener, len(uniform) + 2) as clock:
         sets = evaluation_sets(run)
 
-        def add_row(row: ModelRow) -> None:
+        def add_row(row: ModelRow, own: WindowScores) -> None:
             rows.append(row)
+            scores.append(own)
             clock.advance()
 
-        add_row(evaluated(run, sets, "dense", dense.shape, Architecture.dense(dense.shape), dense.model, 0.0))
+        add_row(*_evaluated(run, sets, "dense", dense.shape, Architecture.dense(dense.shape), dense.model, 0.0))
         for name, architecture in uniform.items():
             assert uniform_bank is not None, "baselines have a bank"
-            add_row(_sliced_row(run, sets, name, architecture, uniform_bank, spent["calibrate"]))
+            add_row(*_sliced_row(run, sets, name, architecture, uniform_bank, spent["calibrate"]))
         seconds = spent["calibrate"] + spent["search"] + spent["prune"]
-        add_row(evaluated(run, sets, "secateur", run.inputs.shape, choice.architecture, pruned, seconds))
+        add_row(*_evaluated(run, sets, "secateur", run.inputs.shape, choice.architecture, pruned, seconds))
     run.store.end_stage("evaluate", clock.seconds, [row.model_dump(mode="json") for row in rows])
-    return tuple(rows)
+    return tuple(rows), compared_rows(run, rows, scores)
+
+
+def compared_rows(run: Run, rows: list[ModelRow], scores: list[WindowScores]) -> tuple[PairedComparison, ...]:
+    """Compare the last row's model with each of the others on the evaluation windows."""
+    predictions = run.config.data.sequence_length - 1
+    weights = torch.full((len(scores[-1].loss),), predictions)
+    return tuple(
+        compare_paired(
+            rows[-1].name,
+            row.name,
+            row.perplexity.protocol,
+            (scores[-1].loss - own.loss) * predictions,
+            weights,
+            run.config.seed,
+            run.config.evaluation.confidence,
+        )
+        for row, own in zip(rows[:-1], scores[:-1], strict=True)
+    )
 
 
 def evaluated(
@@ -74,13 +96,25 @@ def evaluated(
     seconds: float,
 ) -> ModelRow:
     """Give the row of a model as it stands."""
+    return _evaluated(run, sets, name, shape, architecture, model, seconds)[0]
+
+
+def _evaluated(
+    run: Run,
+    sets: EvaluationSets,
+    name: str,
+    shape: DenseShape,
+    architecture: Architecture,
+    model: PreTrainedModel,
+    seconds: float,
+) -> tuple[ModelRow, WindowScores]:
     family, walk = run.inputs.dense.family, run.inputs.walk
     return _row(run, sets, name, shape, architecture, lambda each: score_model(model, family, walk, each), seconds)
 
 
 def _sliced_row(
     run: Run, sets: EvaluationSets, name: str, architecture: Architecture, bank: WeightBank, seconds: float
-) -> ModelRow:
+) -> tuple[ModelRow, WindowScores]:
     """Give the row of an architecture by slices of a bank."""
 
     def score(reference: DenseReference) -> WindowScores:
@@ -97,18 +131,21 @@ def _row(
     architecture: Architecture,
     score: Callable[[DenseReference], WindowScores],
     seconds: float,
-) -> ModelRow:
-    config = run.config
-    return model_row(
+) -> tuple[ModelRow, WindowScores]:
+    config, scores = run.config, score(sets.reference)
+    window_bytes = sets.reference.token_set.window_bytes
+    row = model_row(
         name,
         shape,
         architecture,
         run.inputs.original.shape.decoder_parameters,
-        score(sets.reference),
+        scores,
         seconds,
         config.data.sequence_length,
         derive_seed(config.seed, "bootstrap"),
         config.evaluation.confidence,
         {group: score(reference) for group, reference in sets.groups.items()},
         sets.dense_losses,
+        None if window_bytes is None else int(window_bytes.sum()),
     )
+    return row, scores

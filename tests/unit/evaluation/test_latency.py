@@ -6,7 +6,8 @@ import torch
 from torch.func import functional_call
 from transformers import Cache
 
-from secateur.evaluation.latency import WARM_UPS, measure_latency, median_seconds, narrowed, never_faster_when_wider
+from secateur.evaluation.latency import measure_latency, narrowed, never_faster_when_wider
+from secateur.evaluation.timing import WARM_UPS, median_seconds
 from secateur.model.shape import BlockKind, block_names, group_tensors
 from secateur.model.walk import DecoderWalk
 from tiny import REPRESENTATIVES

@@ -1,12 +1,10 @@
-import json
 import math
 
 import pytest
 import torch
 
-from secateur.data import Role, TokenSet
-from secateur.errors import DataError
-from secateur.evaluation.perplexity import evaluate_perplexity, perplexity, window_losses
+from secateur.data import Role
+from secateur.evaluation.perplexity import bits_per_byte, perplexity, window_losses
 
 
 @pytest.fixture
@@ -58,19 +56,5 @@ def test_the_seed_decides_the_interval():
     assert perplexity(losses, "p", 12, seed=1) != perplexity(losses, "p", 12, seed=2)
 
 
-def test_from_files_to_a_figure(save_model, make_dense, tmp_path):
-    documents = [" ".join(f"w{3 + (7 * row + column) % 90}" for column in range(20)) for row in range(30)]
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
-    folder = save_model(tmp_path / "model")
-    result = evaluate_perplexity(str(folder), [str(tmp_path / "text.jsonl")], sequence_length=16, device="cpu")
-
-    ids = [0] + [3 + (7 * row + column) % 90 for row in range(30) for column in range(20)]
-    windows = TokenSet(Role.EVALUATION, torch.tensor(ids[: len(ids) // 16 * 16]).view(-1, 16))
-    losses = window_losses(make_dense().model, windows, 10_000)
-    assert result.value == pytest.approx(math.exp(losses.double().mean()), rel=1e-5)
-    assert (result.protocol, result.num_windows) == ("ppl-16", 601 // 16)
-
-
-def test_a_model_without_text_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no text was given; add --data PATH"):
-        evaluate_perplexity(str(tmp_path), [], sequence_length=16)
+def test_bits_per_byte_are_nats_over_ln_2_and_bytes():
+    assert bits_per_byte(loss=8 * math.log(2), num_bytes=4) == pytest.approx(2.0)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.options import DataOption, ModelArgument
+from secateur.cli.progress import JsonProgressOption, QuietOption, Showing
 from secateur.cli.terminal import quiet_libraries, resumable, user_errors
 
 
@@ -34,6 +35,8 @@ def compare_command(
             help="A comparison with the same settings whose cells are taken over, its folder or JSON; several times."
         ),
     ] = None,
+    quiet: QuietOption = False,
+    json_progress: JsonProgressOption = False,
 ) -> None:
     """Run the field's methods side by side on MODEL: same text, parameter count and number of measurements."""
     with user_errors():
@@ -60,20 +63,20 @@ def compare_command(
         chosen = ComparisonConfig(
             base=base, methods=names, keeps=keeps, seeds=seed_values, texts=texts, text_tokens=text_tokens
         )
-        compare_and_print(root, lambda listener: run_comparison(chosen, root, listener, join or ()))
+        showing = Showing(quiet, json_progress)
+        compare_and_print(root, lambda listener: run_comparison(chosen, root, listener, join or ()), showing)
 
 
-def compare_and_print(root: Path, work: Any) -> None:
-    """Compare with progress on the terminal, then print tables and verdicts."""
-    from rich.console import Console
-
-    from secateur.report.live import drawn_progress
-
-    console = Console()
-    with resumable(root / "comparison.yaml"), drawn_progress(console) as listener:
+def compare_and_print(root: Path, work: Any, showing: Showing) -> None:
+    """Compare with progress, then print tables and verdicts."""
+    with resumable(root / "comparison.yaml"), showing.progress(root) as (shown, listener):
         comparison = work(listener)
-    print_comparison(console, comparison)
-    console.print(f"result: {root / 'comparison.md'}, comparison.png, comparison.json", highlight=False, soft_wrap=True)
+    if shown.talks:
+        print_comparison(shown.console, comparison)
+        made = f"result: {root / 'comparison.md'}, comparison.png, comparison.json"
+        shown.console.print(made, highlight=False, soft_wrap=True)
+    else:
+        shown.result(root / "comparison.md", root / "comparison.json")
 
 
 def print_comparison(console: Any, comparison: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.options import FolderArgument
+from secateur.cli.progress import JsonProgressOption, QuietOption, Showing
 from secateur.cli.terminal import quiet_libraries, user_errors
 
 
@@ -20,40 +21,39 @@ def export_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; DIR/exported-K, or exported-int8, if not given.")
     ] = None,
+    quiet: QuietOption = False,
+    json_progress: JsonProgressOption = False,
 ) -> None:
     """Export another point of a finished run's Pareto front, or quantise; nothing is searched again."""
     with user_errors():
-        from rich.console import Console
-
-        from secateur.report.live import drawn_progress
-
         quiet_libraries()
         from secateur.errors import ConfigError
         from secateur.stages.front import export_point
 
-        console = Console()
+        showing = Showing(quiet, json_progress)
         if point is None and quantize is None:
             raise ConfigError("secateur export needs --point K, --quantize int8, or both")
         if quantize is not None:
             from secateur.stages.quantize import quantize_export
 
             source = folder / ("exported" if point is None else f"exported-{point}")
-            with drawn_progress(console) as listener:
+            with showing.progress(folder) as (shown, listener):
                 if point is not None and not source.is_dir():
                     export_point(folder, point, None, listener)
                 quantized = quantize_export(folder, source, quantize, out, listener)
-            console.print(f"{quantize}: {quantized.note}", highlight=False, soft_wrap=True)
-            console.print(f"result: {out or source.with_name(quantized.folder)}", highlight=False, soft_wrap=True)
+            if shown.talks:
+                shown.console.print(f"{quantize}: {quantized.note}", highlight=False, soft_wrap=True)
+            shown.result(out or source.with_name(quantized.folder))
             return
         assert point is not None, "one of the two was given"
-        with drawn_progress(console) as listener:
+        with showing.progress(folder) as (shown, listener):
             record, row = export_point(folder, point, out, listener)
         lines = [
             f"point {point}: perplexity {row.perplexity.value:.4f} ({row.perplexity.protocol}), KL {row.kl:.4f}, "
             f"{record.num_parameters:,} parameters",
             *(f"{name}: perplexity {each.value:.4f}" for name, each in row.groups.items()),
             *([f"disparity {row.disparity:.4f}"] if row.disparity is not None else []),
-            f"result: {out or folder / record.folder}",
         ]
-        for line in lines:
-            console.print(line, highlight=False, soft_wrap=True)
+        for line in lines if shown.talks else ():
+            shown.console.print(line, highlight=False, soft_wrap=True)
+        shown.result(out or folder / record.folder)

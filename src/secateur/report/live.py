@@ -1,92 +1,151 @@
-"""Progress on a terminal: one live line per stage, or plain lines where the output is a file."""
+"""The live view of a run: finished stages above as a line each, below them what is going on, redrawn in place."""
 
-from collections.abc import Iterator
+import math
+import os
+import resource
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+import torch
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
 
-from secateur.runs.progress import Event, Listener, StageAdvanced, StageEnded, StageStarted
+from secateur.report.plain_lines import PlainLines
+from secateur.report.progress_state import METRIC, ProgressState, about, duration, predictor_line
+from secateur.runs.progress import Event, Listener, StageEnded
 
-# A line every this many steps where there is no terminal to redraw.
-PLAIN_EVERY = 20
+REFRESH_PER_SECOND = 5
+LABEL = 10
+# However wide the terminal is: what is drawn in no more columns than most windows have survives their being narrowed.
+WIDEST = 79
+BARS = "▁▂▃▄▅▆▇█"
 
 
 @contextmanager
 def drawn_progress(console: Console) -> Iterator[Listener]:
-    """Give a listener that draws events on `console`."""
+    """Give a listener that draws events on `console`: a live view on a terminal, else plain lines."""
     if not console.is_terminal:
-        yield PlainLines(console).listen
+        yield PlainLines(console, ProgressState()).listen
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<10}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield LiveLine(progress, console).listen
+    view = LiveView(ProgressState())
+    with Live(view, console=console, refresh_per_second=REFRESH_PER_SECOND, transient=True) as live:
+
+        def listen(event: Event) -> None:
+            view.state.listen(event)
+            if isinstance(event, StageEnded):
+                live.console.print(ended_text(event, live.console.width))
+
+        yield listen
 
 
-def ended_line(event: StageEnded) -> str:
-    reused = " (from the run folder)" if event.reused else ""
-    return f"{event.stage:<10} {event.seconds:7.1f} s{reused}  {event.note}".rstrip()
+def ended_text(event: StageEnded, width: int) -> Text:
+    """Give the line that a finished stage leaves, cut to the width of the terminal."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append("✓ ", style="green")
+    line.append(f"{event.stage:<{LABEL}} ", style="bold")
+    line.append(f"{duration(event.seconds):>8}  ", style="cyan")
+    if event.reused:
+        line.append("from the run folder  ", style="dim")
+    line.append(event.note)
+    line.truncate(width, overflow="ellipsis")
+    return line
 
 
-def step_note(event: StageAdvanced) -> str:
-    if event.value is None:
-        return ""
-    return f"KL {event.value:.4f}, best {event.lowest:.4f}"
+class LiveView:
+    """Draws where a run stands, in a few lines of the same places every time."""
+
+    def __init__(self, state: ProgressState) -> None:
+        self.state = state
+        self._spinner = Spinner("dots", style="green")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
+        width = min(options.max_width, WIDEST)
+        rows: list[RenderableType] = [self._stage_row(console, width), *self._rows(width), self._run_row(width)]
+        yield Group(*rows)
+
+    def _stage_row(self, console: Console, width: int) -> Table:
+        """The running stage: how far it is, and at which step."""
+        state = self.state
+        share = min(state.done / state.total, 1.0) if state.total else None
+        room = max(width - LABEL - 5 - 3 - len(state.step), 8)
+        bar = ProgressBar(
+            total=1.0 if share is not None else None,  # without a total it moves to and fro
+            completed=share or 0.0,
+            width=room,
+            pulse=share is None,
+            complete_style="green",
+            finished_style="green",
+        )
+        row = Table.grid()
+        row.add_column(width=2)
+        row.add_column(width=LABEL + 3, no_wrap=True, overflow="ellipsis")
+        row.add_column(width=room)
+        row.add_column(no_wrap=True)
+        spin = self._spinner.render(console.get_time())
+        row.add_row(spin, Text(state.stage or "...", style="bold"), bar, Text(f"   {state.step}"))
+        return row
+
+    def _rows(self, width: int) -> Sequence[Text]:
+        state, rows = self.state, []
+        if state.value is not None:
+            values = Text(f"now {state.value:.4f}")
+            if state.lowest:
+                values.append("   best ")
+                values.append(f"{state.lowest[-1]:.4f}", style="bold green")
+            room = width - LABEL - 5 - len(values) - 3
+            if len(state.lowest) > 1 and room >= 8:
+                values.append(
+                    "   " + sparkline([math.log(max(value, 1e-9)) for value in state.lowest], min(room, 40)),
+                    style="green",
+                )
+            rows.append(self._labelled(f"{METRIC} to dense", values, width))
+        if state.predictor is not None:
+            rows.append(self._labelled("predictor", Text(predictor_line(state.predictor)), width))
+        return rows
+
+    def _run_row(self, width: int) -> Text:
+        state, left = self.state, self.state.seconds_left
+        line = Text(f"{duration(state.seconds)} elapsed")
+        if left is not None:
+            line.append("   about ")
+            line.append(f"{about(left)} left", style="bold cyan")
+            line.append(f"   {100 * (state.share_done or 0):.0f} %")
+        if state.stage_place:
+            line.append(f"   {state.stage_place}", style="dim")
+        line.append(f"   {memory_in_use() / 1e9:.1f} GB", style="dim")
+        return self._labelled("whole run", line, width)
+
+    @staticmethod
+    def _labelled(label: str, value: Text, width: int) -> Text:
+        line = Text("  ", no_wrap=True, overflow="ellipsis")
+        line.append(f"{label:<{LABEL + 2}} ", style="dim")
+        line.append_text(value)
+        line.truncate(width, overflow="ellipsis")
+        return line
 
 
-class LiveLine:
-    """Redraws the running stage; leaves one line when it ends."""
-
-    def __init__(self, progress: Progress, console: Console) -> None:
-        self._progress = progress
-        self._console = console
-        self._task: TaskID | None = None
-
-    def listen(self, event: Event) -> None:
-        if isinstance(event, StageStarted):
-            self._task = self._progress.add_task(event.stage, total=event.total, note="")
-        elif isinstance(event, StageAdvanced) and self._task is not None:
-            self._progress.update(self._task, completed=event.done, note=step_note(event))
-        elif isinstance(event, StageEnded):
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-                self._task = None
-            self._console.print(ended_line(event), highlight=False)
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw values as bars, the last at the right; as many of them as fit, evenly taken."""
+    count = min(width, len(values))
+    chosen = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
+    low, high = min(chosen), max(chosen)
+    span = (high - low) or 1.0
+    return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in chosen)
 
 
-class PlainLines:
-    """Prints a line when a stage begins, every few steps, and when it ends."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._total: int | None = None
-
-    def listen(self, event: Event) -> None:
-        if isinstance(event, StageStarted):
-            self._total = event.total
-            return
-        if isinstance(event, StageEnded):
-            line = ended_line(event)
-        elif event.done % PLAIN_EVERY == 0:
-            line = f"{event.stage:<10} {event.done} of {self._total or '?'}  {step_note(event)}".rstrip()
-        else:
-            return
-        self._console.print(line, highlight=False, soft_wrap=True)
+def memory_in_use() -> int:
+    """Give the bytes that the process has in memory, what a GPU holds for it included."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        pages = int(statm.read_text().split()[1])
+        resident = pages * os.sysconf("SC_PAGE_SIZE")
+    else:
+        # macOS counts bytes, and knows the most so far only.
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    on_gpu = torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
+    return resident + int(on_gpu)

@@ -42,6 +42,10 @@ class RunFolder:
         return self.root / "report.json"
 
     @property
+    def page(self) -> Path:
+        return self.root / "report.html"
+
+    @property
     def front(self) -> Path:
         return self.root / "front.json"
 

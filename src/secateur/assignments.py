@@ -1,5 +1,6 @@
 """What the command line writes as text: assignments to the configuration, lists, texts by name."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ from secateur.config import RunConfig, absolute_name
 from secateur.errors import ConfigError
 
 Item = TypeVar("Item")
+# What a line longer than any terminal is for.
+WIDEST = 1_000_000
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -34,6 +37,33 @@ def parse_assignment(text: str) -> dict[str, Any]:
         elif kind in (str, str | None) and parsed is not None:
             parsed = value.strip()  # a revision of digits is a name, not a number
     return {parts[0]: parsed} if len(parts) == 1 else {parts[0]: {parts[1]: parsed}}
+
+
+def written_command(config: RunConfig, out: str) -> str:
+    """Write the command that makes a run with this configuration: the model, and what differs from the defaults.
+
+    Args:
+        out: The run folder.
+    """
+    given = RunConfig().model_dump(mode="json")
+    demo = config.model.name == "demo" and config.data.sources == ("demo",)
+    given["data"]["sources"] = ["demo"] if demo else []
+    parts = ["secateur", "prune", config.model.name]
+    for section, value in config.model_dump(mode="json").items():
+        if not isinstance(value, dict):
+            parts += ["--set", f"{section}={value}"] if value != given[section] else []
+            continue
+        for name, setting in value.items():
+            if setting != given[section][name] and (section, name) != ("model", "name"):
+                parts += ["--set", f"{section}.{name}={_written(setting)}"]
+    return shlex.join([*parts, "--out", out])
+
+
+def _written(setting: Any) -> str:
+    """Write a value as `parse_assignment` reads it."""
+    if isinstance(setting, str):
+        return setting
+    return yaml.safe_dump(setting, default_flow_style=True, width=WIDEST).removesuffix("...\n").strip()
 
 
 def parse_list(option: str, text: str, kind: Callable[[str], Item]) -> tuple[Item, ...]:

@@ -1,8 +1,12 @@
 """`report.json`: everything in the final table, the chosen architecture, and what is needed to do it again."""
 
+import json
+
 from pydantic import Field
 
+from secateur.evaluation.paired import PairedComparison
 from secateur.evaluation.perplexity import Perplexity
+from secateur.evaluation.speed import SpeedComparison
 from secateur.schema import Record
 from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import RoundRecord
@@ -20,6 +24,9 @@ class ModelRow(Record):
     cost: Cost = Field(description="parameters, FLOPs per token, KV-cache bytes per token")
     parameter_reduction: float = Field(description="1 - decoder parameters / dense decoder parameters")
     perplexity: Perplexity = Field(description="on the evaluation set, with a bootstrap interval")
+    bits_per_byte: float | None = Field(
+        None, description="on the same windows, of the UTF-8 text that is predicted; null where it cannot be told"
+    )
     kl: float = Field(description="KL(dense || model) on the evaluation set, nats per token")
     groups: dict[str, Perplexity] = Field(default_factory=dict, description="per group, on its evaluation windows")
     disparity: float | None = Field(
@@ -122,6 +129,45 @@ class DropRecord(Record):
     verifications: tuple[Verification, ...] = Field(description="in order; `searched` and `bound` are upper bounds")
 
 
+class Begun(Record):
+    """What a run began with, for a report on one that has not ended."""
+
+    secateur: str = Field(description="version")
+    versions: dict[str, str] = Field(description="of Python, torch, transformers and LightGBM")
+    dense: Architecture = Field(description="of the model that is cut")
+    decoder_parameters: int = Field(description="of the model that was given")
+    whole_experts: bool = Field(description="`ffn_width` of architectures counts experts, not channels")
+
+
+class ReconstructionErrors(Record):
+    """What the weight bank knows of every module, without its tensors."""
+
+    by_width: tuple[dict[int, float], ...] = Field(
+        description="per module in module order: reconstruction error by kept width, nats per token"
+    )
+
+
+class Explanation(Record):
+    """What each module adds to what the last predictor says: Shapley values, in log units of the quantity.
+
+    A module that is absent is at the width of another measured architecture; so a positive value is harm beside those.
+    """
+
+    quantity: str = Field(description="what is predicted, with its unit")
+    num_explained: int = Field(description="measured architectures, from best to worst, that the mean is over")
+    mean_absolute: tuple[float, ...] = Field(description="per module, mean over those of the absolute contribution")
+    chosen: tuple[float, ...] = Field(description="per module, contribution to the chosen architecture's prediction")
+    base: float = Field(description="what is predicted of the measured architectures: their geometric mean")
+    predicted: float = Field(description="of the chosen architecture")
+
+
+class Sample(Record):
+    """How models go on from one prompt, greedily."""
+
+    prompt: str = Field(description="the start of an evaluation window, which chose nothing")
+    continuations: dict[str, str] = Field(description="by row of the final table")
+
+
 class ExportRecord(Record):
     """What the exported folder is, as seen by a fresh process that loaded it."""
 
@@ -171,8 +217,14 @@ class Report(Record):
     uniformity: Uniformity | None = Field(None, description="what layers alike cost; null where it was not asked")
     hidden: HiddenRecord | None = Field(None, description="of runs with space.hidden")
     drop: DropRecord | None = Field(None, description="of runs with `--max-drop`")
+    explanation: Explanation | None = Field(None, description="of the last predictor; null for methods without one")
+    samples: tuple[Sample, ...] = Field((), description="generated text side by side")
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")
+    comparisons: tuple[PairedComparison, ...] = Field(
+        (), description="of the result against dense and each baseline, on the evaluation windows"
+    )
+    speed: SpeedComparison | None = Field(None, description="dense and result beside each other; null if not measured")
     latency: LatencyTable | None = Field(None, description="what blocks take on the run's device; null if not limited")
     stages: dict[str, float] = Field(description="seconds per stage, interruptions not counted")
     export: ExportRecord
@@ -180,3 +232,8 @@ class Report(Record):
 
     def row(self, name: str) -> ModelRow:
         return next(row for row in self.rows if row.name == name)
+
+
+def report_schema() -> str:
+    """Give the JSON schema of `report.json`, as `docs/report.schema.json` holds it."""
+    return json.dumps(Report.model_json_schema(), indent=1, sort_keys=True) + "\n"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from secateur.evaluation.divergence import WindowScores
-from secateur.evaluation.perplexity import perplexity
+from secateur.evaluation.perplexity import bits_per_byte, perplexity
 from secateur.model.shape import DenseShape
 from secateur.report.record import BudgetUse, ModelRow
 from secateur.space.architecture import Architecture
@@ -52,6 +52,7 @@ def model_row(
     confidence: float,
     group_scores: Mapping[str, WindowScores],
     dense_losses: Mapping[str, float],
+    num_bytes: int | None = None,
 ) -> ModelRow:
     """Make a row.
 
@@ -60,9 +61,11 @@ def model_row(
         seed: Of the bootstrap; should be the same for all rows, which then resample alike.
         group_scores: On each group's windows, by name; may be empty.
         dense_losses: Mean loss of the dense model on the same windows.
+        num_bytes: Of the text that is predicted in all windows; None where that is not known.
     """
     cost = cost_of(shape, architecture)
     protocol = f"packed-{sequence_length}"
+    loss = float(scores.loss.double().sum()) * (sequence_length - 1)
     ratios = [float(each.loss.mean()) - dense_losses[group] for group, each in group_scores.items()]
     return ModelRow(
         name=name,
@@ -70,6 +73,7 @@ def model_row(
         cost=cost,
         parameter_reduction=1 - cost.decoder_parameters / dense_parameters,
         perplexity=perplexity(scores.loss, protocol, sequence_length, seed, confidence),
+        bits_per_byte=bits_per_byte(loss, num_bytes) if num_bytes else None,
         kl=float(scores.kl.mean()),
         groups={
             group: perplexity(each.loss, protocol, sequence_length, seed, confidence)

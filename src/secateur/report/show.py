@@ -56,7 +56,7 @@ def _stages(store: RunStore) -> Table:
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for row in store.stages():
-        if not row.name.startswith(("round ", "verification ", "hidden ")) and row.name != "paper":
+        if not row.name.startswith(("round ", "verification ", "hidden ", "fit ")) and row.name != "paper":
             table.add_row(row.name, f"{row.seconds:.1f}")
     return table
 

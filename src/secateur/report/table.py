@@ -5,6 +5,7 @@ import math
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from secateur.report.evaluation import comparison_line, speed_line
 from secateur.report.record import DropRecord, Report, Uniformity
 from secateur.report.rows import budget_text, mlp_title
 from secateur.space.cost import say
@@ -138,6 +139,10 @@ def summary_lines(report: Report) -> list[str]:
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
         share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
         lines.append(f"perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
+    beside = {each.second: each for each in report.comparisons}
+    if "dense" in beside:
+        lines.append(comparison_line(beside["dense"]))
+    lines += [speed_line(each) for each in report.speed.ratios] if report.speed else []
     if report.drop is None and any(use.name != "decoder_parameters" for use in report.budget):
         lines.append(f"of the budget it uses {budget_text(report.budget)}")
     if report.latency:

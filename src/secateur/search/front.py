@@ -11,8 +11,9 @@ from secateur.predictor.protocol import Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.search.acquisition import BOUND_DEVIATIONS
+from secateur.search.fit import Fitted, fit_record
 from secateur.search.nsga import optimise, slices
-from secateur.search.objectives import DISPARITY, QUALITY, fit_objectives
+from secateur.search.objectives import DISPARITY, QUALITY, fit_objectives, log_target
 from secateur.search.pareto import choose_point, front_after_front, spread
 from secateur.search.propose import initial_candidates, predicted_candidates
 from secateur.search.rounds import fit_to_learn_from, from_ranking, num_initial, num_to_reconstruct
@@ -25,6 +26,7 @@ from secateur.space.search_space import Levels
 # of what is left, the least disparity at such shares of it.
 QUALITY_SHARE, PRICE_SHARE = 0.25, 0.6
 LEAST_PRICE, MOST_PRICE = 0.5, 1.25
+GROUP_MEAN = "perplexity over the dense model's, geometric mean over groups"
 
 
 def search_front(task: SearchTask) -> Found:
@@ -40,13 +42,14 @@ def search_front(task: SearchTask) -> Found:
     num_reconstructed = num_to_reconstruct(task)
     num_sliced = task.num_measurements - num_reconstructed
     first = _first_candidates(task, num_initial(task, num_sliced))
-    sliced, rounds = _rounds(task, task.measure, first, num_sliced, 1)
+    sliced, rounds, fitted = _rounds(task, task.measure, first, num_sliced, 1)
     if task.measure_reconstructed is None or num_reconstructed == 0:
-        return Found(sliced, chosen_first(task, sliced), rounds)
+        return Found(sliced, chosen_first(task, sliced), rounds, fitted=fitted)
     ranking = _front_after_front(task, sliced)
     first = from_ranking(task, ranking, num_initial(task, num_reconstructed))
-    measured, more = _rounds(task, task.measure_reconstructed, first, num_reconstructed, len(rounds) + 1)
-    return Found(measured, chosen_first(task, measured), rounds + more, probes=sliced, reconstructed=True)
+    measured, more, fitted = _rounds(task, task.measure_reconstructed, first, num_reconstructed, len(rounds) + 1)
+    chosen = chosen_first(task, measured)
+    return Found(measured, chosen, rounds + more, probes=sliced, reconstructed=True, fitted=fitted)
 
 
 def chosen_first(task: SearchTask, measured: Sequence[Measurement]) -> list[Measurement]:
@@ -88,40 +91,51 @@ def _values(task: SearchTask, measured: Sequence[Measurement]) -> np.ndarray:
 
 def _rounds(
     task: SearchTask, measure: MeasureBatch, first: list[Candidate], count: int, number: int
-) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
+) -> tuple[list[Measurement], tuple[RoundRecord, ...], Fitted | None]:
     """Measure a first set, then a batch along the predicted front, refitted each round, until `count` are measured."""
     table = task.features()
     measured = measure(first)
     rounds: list[RoundRecord] = []
+    fitted: Fitted | None = None
+    reconstructed = measure is task.measure_reconstructed
     for later in range(task.num_rounds):
         if rounds and len(measured) >= count:
             break
         left = math.ceil((count - len(measured)) / (task.num_rounds - later))
-        qualities, batch = _one_round(task, table, measured, left, number + later)
+        qualities, batch, fitted = _one_round(task, table, measured, left, number + later, reconstructed=reconstructed)
+        # The weakest of them, since the front is no better known than the group that is known least.
+        weakest = min(qualities.values(), key=lambda quality: quality.kendall_tau)
+        task.judged(weakest)
         measured = measured + (measure(batch) if batch else [])
         best = ranked(measured)[0].kl
         assert best is not None, "ranked measurements have a KL"
         record = RoundRecord(
             round=number + later,
-            # The weakest of them, since the front is no better known than the group that is known least.
-            quality=min(qualities.values(), key=lambda quality: quality.kendall_tau),
+            quality=weakest,
             targets=qualities,
-            reconstructed=measure is task.measure_reconstructed,
+            reconstructed=reconstructed,
             best_kl=best,
         )
         rounds.append(record)
         task.end_round(record)
-    return measured, tuple(rounds)
+    return measured, tuple(rounds), fitted
 
 
 def _one_round(
-    task: SearchTask, table: FeatureTable, measured: Sequence[Measurement], count: int, number: int
-) -> tuple[dict[str, PredictorQuality], list[Candidate]]:
+    task: SearchTask,
+    table: FeatureTable,
+    measured: Sequence[Measurement],
+    count: int,
+    number: int,
+    *,
+    reconstructed: bool,
+) -> tuple[dict[str, PredictorQuality], list[Candidate], Fitted]:
     """Fit a predictor per target, judge them, and propose `count` candidates along the predicted front."""
     wanted, space = task.objectives, task.space
     pairs = fit_to_learn_from(measured)
     fit_seed = derive_seed(task.seed, "fit", number)
     predictors, qualities = fit_objectives(wanted, space, table, pairs, task.predictor, fit_seed)
+    fitted = _keep_fits(task, table, predictors, qualities, pairs, number, reconstructed=reconstructed)
 
     def predicted(rows: np.ndarray) -> np.ndarray:
         features = table.features(rows)
@@ -135,7 +149,37 @@ def _one_round(
     known |= {space.levels(candidate.architecture) for candidate in ends}
     new = {levels: values for levels, values in seen.items() if levels not in known}
     batch = choose_batch(task, new, pairs, count - len(ends))
-    return qualities, [*ends, *(task.candidate(levels, "predicted", number) for levels in batch)]
+    return qualities, [*ends, *(task.candidate(levels, "predicted", number) for levels in batch)], fitted
+
+
+def _keep_fits(
+    task: SearchTask,
+    table: FeatureTable,
+    predictors: Mapping[str, Predictor],
+    qualities: Mapping[str, PredictorQuality],
+    pairs: Sequence[Measurement],
+    number: int,
+    *,
+    reconstructed: bool,
+) -> Fitted:
+    """Put every target's fit on record, and give the mean of all as one function."""
+    wanted, space = task.objectives, task.space
+    for target, predictor in predictors.items():
+        log_targets = np.array([log_target(wanted, measurement, target) for measurement in pairs])
+        quantity = wanted.quantity(target)
+        name = qualities[target].predictor
+        measured = np.exp(log_targets)
+        task.end_fit(
+            fit_record(number, name, predictor, pairs, measured, reconstructed=reconstructed, quantity=quantity)
+        )
+
+    def mean(rows: np.ndarray) -> np.ndarray:
+        features = table.features(rows)
+        return np.asarray(np.mean([each.predict(features) for each in predictors.values()], axis=0))
+
+    levels = np.array([space.levels(measurement.architecture) for measurement in pairs])
+    quantity = wanted.quantity(wanted.targets[0]) if len(wanted.targets) == 1 else GROUP_MEAN
+    return Fitted(mean, levels, quantity)
 
 
 def _quality_end(

@@ -11,6 +11,7 @@ from secateur.predictor.choice import fit_predictor
 from secateur.predictor.protocol import Pairs, Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
+from secateur.search.fit import KL
 from secateur.space.candidate import Measurement
 from secateur.space.cost import Cost, cost_of
 from secateur.space.encoding import FeatureTable
@@ -60,6 +61,10 @@ class Objectives:
     def targets(self) -> tuple[str, ...]:
         """What has to be predicted for them."""
         return self.groups or (DIVERGENCE,)
+
+    def quantity(self, target: str) -> str:
+        """Say what a predictor of the target predicts."""
+        return f"perplexity over the dense model's, {target}" if self.groups else KL
 
     @property
     def plain(self) -> bool:
@@ -133,7 +138,7 @@ def fit_objectives(
             predictor,
             table,
             levels,
-            np.array([_log_target(objectives, measurement, target) for measurement in measured]),
+            np.array([log_target(objectives, measurement, target) for measurement in measured]),
             parameters,
             derive_seed(seed, target),
         )
@@ -142,7 +147,8 @@ def fit_objectives(
     return {name: pair[0] for name, pair in fitted.items()}, {name: pair[1] for name, pair in fitted.items()}
 
 
-def _log_target(objectives: Objectives, measurement: Measurement, target: str) -> float:
+def log_target(objectives: Objectives, measurement: Measurement, target: str) -> float:
+    """Give the logarithm of what a predictor of the target learns from a measurement that did not fail."""
     if target != DIVERGENCE or objectives.groups:
         return objectives.log_ratios(measurement)[target]
     assert measurement.kl is not None, "a failed measurement is no pair"

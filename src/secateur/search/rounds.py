@@ -14,6 +14,7 @@ from secateur.predictor.protocol import Pairs, Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.search.acquisition import ACQUISITIONS, log_expected_improvement
+from secateur.search.fit import CONFIDENCE, Fitted, Foretold, fit_record, foretold
 from secateur.search.propose import heuristics, initial_candidates, neighbours_of_best, predicted_candidates
 from secateur.search.sensitivity import Sensed, measure_sensitivities
 from secateur.search.shrink import shrink
@@ -51,14 +52,14 @@ def search_rounds(task: SearchTask) -> Found:
     known = [task.space.levels(measurement.architecture) for measurement in sensed.centres]
     first = initial_candidates(task, num_initial(task, num_sliced) - len(known), known)
     phase = _Phase(task, table, task.measure, num_sliced, 1)
-    sliced, rounds = phase.run([*sensed.centres, *task.measure(first)])
+    sliced, rounds, fitted = phase.run([*sensed.centres, *task.measure(first)])
     if task.measure_reconstructed is None or num_reconstructed == 0:
-        return Found(sliced, ranked(sliced), rounds, probes=list(sensed.probes))
+        return Found(sliced, ranked(sliced), rounds, probes=list(sensed.probes), fitted=fitted)
     first = from_ranking(task, ranked(sliced), num_initial(task, num_reconstructed))
     phase = _Phase(task, table, task.measure_reconstructed, num_reconstructed, len(rounds) + 1)
-    measured, more = phase.run(task.measure_reconstructed(first))
+    measured, more, fitted = phase.run(task.measure_reconstructed(first))
     probes = [*sensed.probes, *sliced]
-    return Found(measured, ranked(measured), rounds + more, probes=probes, reconstructed=True)
+    return Found(measured, ranked(measured), rounds + more, probes=probes, reconstructed=True, fitted=fitted)
 
 
 def _sense(task: SearchTask) -> Sensed:
@@ -102,20 +103,27 @@ class _Phase:
     count: int
     first_round: int
 
-    def run(self, measured: list[Measurement]) -> tuple[list[Measurement], tuple[RoundRecord, ...]]:
+    @property
+    def reconstructed(self) -> bool:
+        return self.measure is self.task.measure_reconstructed
+
+    def run(self, measured: list[Measurement]) -> tuple[list[Measurement], tuple[RoundRecord, ...], Fitted | None]:
         """Go on from a first set with what the predictor proposes, refitted each round.
 
         There is one round even where the first set has spent everything: it judges the predictor. The phase ends early
         when the predictor is trusted and promises next to nothing.
         """
         rounds: list[RoundRecord] = []
+        fitted: Fitted | None = None
         left = SmallerSpace.of(self.task.space)
         for number in range(self.first_round, self.first_round + self.task.num_rounds):
             if rounds and len(measured) >= self.count:
                 break
             to_come = self.first_round + self.task.num_rounds - number
             step = _Round(self, measured, number, math.ceil((self.count - len(measured)) / to_come), left)
+            fitted = step.fitted
             batch = step.propose()
+            self.task.judged(step.quality)
             if step.promises_nothing:
                 batch = []
             new = self.measure(batch) if batch else []
@@ -124,7 +132,7 @@ class _Phase:
             self.task.end_round(rounds[-1])
             if step.promises_nothing:
                 break
-        return measured, tuple(rounds)
+        return measured, tuple(rounds), fitted
 
 
 class _Round:
@@ -145,6 +153,10 @@ class _Round:
         self.pairs = Pairs(phase.table.layout, phase.table.features(self.levels), self.kl)
         fit_seed = derive_seed(task.seed, "fit", number)
         self.predictor, self.quality = fit_predictor(task.predictor, self.pairs, parameters, fit_seed)
+        record = fit_record(
+            number, self.quality.predictor, self.predictor, pairs, self.kl, reconstructed=phase.reconstructed
+        )
+        task.end_fit(record)
         self.left = self._shrunk() if task.shrinks and self.quality.trusted else left
         self.promised: float | None = None
 
@@ -185,13 +197,31 @@ class _Round:
         return RoundRecord(
             round=self.number,
             quality=self.quality,
-            reconstructed=self.phase.measure is self.task.measure_reconstructed,
+            reconstructed=self.phase.reconstructed,
             best_kl=best,
             fell_back=not self.quality.trusted,
             covered=self._covered(ranked(new)),
+            foretold=self._foretold(new),
             promised=self.promised,
             removed=self.left.removed[len(self.before.removed) :],
         )
+
+    @property
+    def fitted(self) -> Fitted:
+        return Fitted(self._log_loss, self.levels)
+
+    def _log_loss(self, rows: Int[np.ndarray, "candidates modules"]) -> Float[np.ndarray, " candidates"]:
+        return self.predictor.predict(self.phase.table.features(rows))
+
+    def _foretold(self, new: Sequence[Measurement]) -> tuple[Foretold, ...]:
+        """Say what the predictor thought of candidates, trusted or not."""
+        if not new:
+            return ()
+        levels = np.array([self.task.space.levels(measurement.architecture) for measurement in new])
+        features = self.phase.table.features(levels)
+        keys = [measurement.architecture.key for measurement in new]
+        known = {m.architecture.key: m.kl for m in new if m.kl is not None}
+        return foretold(keys, self.predictor.predict(features), self.predictor.interval(features, CONFIDENCE), known)
 
     def _covered(self, new: Sequence[Measurement]) -> float | None:
         """Give the share of new measurements inside the interval that was predicted for them."""
@@ -214,7 +244,7 @@ class _Round:
         return shrink(
             self.task.space,
             self.task.budget,
-            lambda rows: self.predictor.predict(self.phase.table.features(rows)),
+            self._log_loss,
             self.levels,
             self.kl,
             self.before,

@@ -16,6 +16,7 @@ from secateur.predictor.protocol import Pairs, Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.search.additive import additive_optimum
+from secateur.search.fit import CONFIDENCE, Fitted, Foretold, fit_record
 from secateur.search.propose_sizes import Aim, propose, variations
 from secateur.search.rounds import FEWEST_PAIRS, fit_to_learn_from
 from secateur.search.sizes import SizeAxis
@@ -27,6 +28,7 @@ from secateur.space.search_space import Levels
 
 # Name under which a measurement holds the upper bound of its drop (`Measurement.targets`).
 BOUND = "drop bound"
+QUANTITY = "upper bound of the drop"
 # What the predictor learns from, all known before the search; the costs because the size floats.
 FEATURES = ("kept", "error", "error_sums", "costs")
 # Shares of the size that are probed first; the other probes go where the curve between them meets the limit.
@@ -38,7 +40,6 @@ RANGE = (0.5, 4.0)
 LEAST_RANGE = 0.04
 # Drops below this share of the limit are all the same to a predictor: the model may even be better than dense there.
 FLOOR = 0.05
-CONFIDENCE = 0.9
 # How far beyond the limit is looked too: a prediction may be wrong in either direction.
 BEYOND = math.log(1.1)
 # One model says no more of all others than this, as a log ratio.
@@ -105,6 +106,7 @@ class _Search:
         self.measured: list[Measurement] = []
         self.predicted: dict[str, Predicted] = {}
         self.rounds: list[RoundRecord] = []
+        self.fitted: Fitted | None = None
         self.optima: list[Levels] = []
         self.range = (axis.smallest, 1.0)
         # The drop that is looked for, as a log ratio to the limit.
@@ -191,6 +193,7 @@ class _Search:
             batch |= dict.fromkeys(
                 variations(self.axis, parents, self._near(parents), count - len(batch), known, seed), "offspring"
             )
+        self.task.judged(quality)
         new = self.measure(list(batch), batch, number, predictor)
         best = self._by_promise()[0].kl
         assert best is not None, "ranked measurements have a KL"
@@ -201,6 +204,7 @@ class _Search:
             best_kl=best,
             fell_back=not quality.trusted,
             covered=self._covered(new) if quality.trusted else None,
+            foretold=self._foretold(new),
         )
         self.rounds.append(record)
         self.task.end_round(record)
@@ -211,9 +215,23 @@ class _Search:
         parameters = np.array([float(self.task.space.decoder_parameters(tuple(row))) for row in rows.tolist()])
         drops = np.exp([self.drops.of(measurement) for measurement in pairs])
         seed = derive_seed(self.task.seed, "fit", number)
-        return fit_predictor(
+        predictor, quality = fit_predictor(
             self.task.predictor, Pairs(self.table.layout, self.table.features(rows), drops), parameters, seed
         )
+        limit = self.drops.limit
+        record = fit_record(
+            number,
+            quality.predictor,
+            predictor,
+            pairs,
+            limit * drops,
+            reconstructed=self.reconstructed,
+            quantity=QUANTITY,
+            unit=limit,
+        )
+        self.task.end_fit(record)
+        self.fitted = Fitted(lambda levels: predictor.predict(self.table.features(levels)), rows, QUANTITY)
+        return predictor, quality
 
     def _aims(self, predictor: Predictor) -> list[Aim]:
         """What is proposed: most of it where the limit is expected, a part where it is safe, a part beyond."""
@@ -289,6 +307,19 @@ class _Search:
         inside = [each.low <= m.targets[BOUND] <= each.high for each, m in zip(intervals, seen, strict=True)]
         return sum(inside) / len(inside)
 
+    def _foretold(self, new: Sequence[Measurement]) -> tuple[Foretold, ...]:
+        said = [(m, self.predicted[m.architecture.key]) for m in new]
+        return tuple(
+            Foretold(
+                architecture=m.architecture.key,
+                predicted=each.drop,
+                low=each.low,
+                high=each.high,
+                measured=self.drops.limit * math.exp(self.drops.of(m)) if m.kl is not None else None,
+            )
+            for m, each in said
+        )
+
     def found(self) -> Found:
         prospects = [self._prospect(m) for m in ranked(self.measured) if self.axis.allows(self._levels(m))]
         return Found(
@@ -297,6 +328,7 @@ class _Search:
             tuple(self.rounds),
             reconstructed=self.reconstructed,
             prospects=tuple(prospects),
+            fitted=self.fitted,
         )
 
     def _prospect(self, measurement: Measurement) -> Prospect:

@@ -8,6 +8,7 @@ from pydantic import Field
 from secateur.errors import SecateurError
 from secateur.predictor.quality import PredictorQuality
 from secateur.schema import Record
+from secateur.search.fit import FitRecord, Fitted, Foretold
 from secateur.search.objectives import Objectives
 from secateur.search.verification import Prospect
 from secateur.space.architecture import Architecture
@@ -40,6 +41,9 @@ class RoundRecord(Record):
     covered: float | None = Field(
         None, description="share of the round's measurements inside the 90 % interval predicted before; null if none"
     )
+    foretold: tuple[Foretold, ...] = Field(
+        (), description="what was said of the round's candidates before they were measured; empty if nothing was"
+    )
     promised: float | None = Field(
         None, description="largest expected improvement among the proposals, share of the best KL; null if not asked"
     )
@@ -59,11 +63,13 @@ class SearchTask:
             where every candidate is measured on all tokens.
         measure_reconstructed: The same after sequential reconstruction, where the run has it.
         num_measurements: How many may be made in all, of both kinds.
-        num_rounds, initial_share, reconstructed_share, predictor, sensitivity_share, acquisition, least_improvement,
-            shrinks, second_opinion: Of the predictor's search (`search_rounds`); the configuration says what they are.
+        num_rounds, initial_share, reconstructed_share, predictor: Of the predictor's search (`search_rounds`); the
+            configuration says what they are.
+        sensitivity_share, acquisition, least_improvement, shrinks, second_opinion: The same.
         dense_parameters: Decoder parameters of the model that was given; those of the space's shape if not given.
         heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
-        end_round: Called after each round of it.
+        judged: Called with the quality of each predictor that was fitted, once the round's candidates are proposed.
+        end_round: Called after each round of it; `end_fit` with every fit of a predictor.
         objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
     """
 
@@ -75,7 +81,9 @@ class SearchTask:
     num_rounds: int
     initial_share: float
     seed: int
+    judged: Callable[[PredictorQuality], None] = lambda _quality: None
     end_round: Callable[[RoundRecord], None] = lambda _record: None
+    end_fit: Callable[[FitRecord], None] = lambda _record: None
     measure_best: MeasureBest | None = None
     measure_reconstructed: MeasureBatch | None = None
     reconstructed_share: float = 0.0
@@ -117,6 +125,7 @@ class Found:
         reconstructed: `measurements` were made after sequential reconstruction.
         objectives: What was to be made small.
         prospects: Of a search for the smallest model that holds: what may be it.
+        fitted: The predictor that the search ended with; None for methods without one.
     """
 
     measurements: list[Measurement]
@@ -126,6 +135,7 @@ class Found:
     reconstructed: bool = False
     objectives: Objectives = field(default_factory=Objectives)
     prospects: tuple[Prospect, ...] = ()
+    fitted: Fitted | None = None
 
     @property
     def best(self) -> Measurement:

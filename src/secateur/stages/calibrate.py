@@ -11,6 +11,8 @@ from secateur.errors import BudgetError, RunFolderError
 from secateur.pruning.bank import WeightBank, build_bank, load_bank
 from secateur.pruning.calibration import Statistics, calibrate, steps_done
 from secateur.pruning.orders import NEEDS_FISHER
+from secateur.report.record import ReconstructionErrors
+from secateur.report.recorded import ERRORS
 from secateur.runs.folder import remove
 from secateur.runs.progress import StageClock, stage_clock
 from secateur.runs.shelf import Shelf
@@ -70,9 +72,16 @@ def calibrate_stage(run: Run) -> Calibrated:
             )
         tokens = run.inputs.sets[Role.CALIBRATION].num_tokens
         clock.note = f"importance {run.config.pruning.importance}, {tokens:,} tokens"
+    run.store.end_stage(ERRORS, 0.0, errors_of(bank).model_dump(mode="json"))
     run.store.end_stage("calibrate", clock.seconds, known.model_dump(mode="json"))
     remove(folder.calibration)
     return Calibrated(space, bank, uniform_bank, known.heuristics)
+
+
+def errors_of(bank: WeightBank) -> ReconstructionErrors:
+    """Give what a report shows of the bank."""
+    modules = range(bank.shape.num_modules)
+    return ReconstructionErrors(by_width=tuple(dict(bank.errors(module)) for module in modules))
 
 
 def gather_statistics(run: Run, clock: StageClock) -> Sequence[Statistics]:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from secateur.config import build_config, read_yaml
 from secateur.errors import RunFolderError
+from secateur.given import NOTHING_GIVEN, Given
 from secateur.inputs import check_unchanged, load_inputs
 from secateur.pruning.bank import WeightBank
 from secateur.report.front import Front, FrontPoint, front_of
@@ -62,7 +63,7 @@ def find_point(front: Front, number: int) -> FrontPoint:
 
 
 @contextmanager
-def finished_run(root: Path, listener: Listener = silent) -> Iterator[Run]:
+def finished_run(root: Path, listener: Listener = silent, given: Given = NOTHING_GIVEN) -> Iterator[Run]:
     """Load what a finished run began with, and hold its folder.
 
     Raises:
@@ -71,7 +72,7 @@ def finished_run(root: Path, listener: Listener = silent) -> Iterator[Run]:
     folder = RunFolder(root)
     config = build_config([read_yaml(folder.config)])
     with stage_clock("load", listener) as clock:
-        inputs = load_inputs(config, scratch=folder.scratch)
+        inputs = load_inputs(config, scratch=folder.scratch, given=given)
         clock.note = inputs.summary
     with folder.held(), RunStore(folder.database) as store:
         known = store.stage("load")
@@ -90,13 +91,14 @@ def cut_point(run: Run, bank: WeightBank, front: Front, point: FrontPoint) -> tu
 
 
 def export_point(
-    root: Path, number: int, out: Path | None = None, listener: Listener = silent
+    root: Path, number: int, out: Path | None = None, listener: Listener = silent, given: Given = NOTHING_GIVEN
 ) -> tuple[ExportRecord, ModelRow]:
     """Export a point of a finished run's front; nothing is searched, and the run's own result stays as it is.
 
     Args:
         number: From 1; 1 has the best quality.
         out: Folder to write; `exported-NUMBER` in the run folder if not given.
+        given: Model and texts in memory that the run was begun with.
 
     Raises:
         RunFolderError: The run is not finished, has no such point, or `out` is in use.
@@ -109,7 +111,7 @@ def export_point(
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunFolderError(f"{out} is there already and is not empty; choose another --out folder")
     report = Report.model_validate_json(RunFolder(root).report.read_text())
-    with finished_run(root, listener) as run:
+    with finished_run(root, listener, given) as run:
         pruned, choice = cut_point(run, calibrate_stage(run).bank, front, point)
         with stage_clock("evaluate", listener) as clock:
             seconds = report.row("secateur").seconds

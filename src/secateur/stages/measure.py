@@ -186,17 +186,19 @@ def measure_batch(
     stored = {key: run.store.measurement(key, protocol.key) for key in candidates}
     measured = {key: Measurement.model_validate_json(record) for key, record in stored.items() if record is not None}
     for key, measurement in measured.items():
-        _advance(clock, candidates[key], measurement, lowest=lowest)
+        _advance(clock, candidates[key], measurement, 0.0, lowest=lowest)
     # Neighbours in this order share their first layers, which are then computed once.
     missing = [candidate.architecture for key, candidate in candidates.items() if key not in measured]
     for measurement in measure_missing(sorted(missing, key=lambda architecture: architecture.widths)):
         key = measurement.architecture.key
         run.store.add_measurement(key, protocol.key, measurement.model_dump_json())
         measured[key] = measurement
-        _advance(clock, candidates[key], measurement, lowest=lowest)
+        _advance(clock, candidates[key], measurement, measurement.seconds, lowest=lowest)
     return [measured[candidate.architecture.key] for candidate in batch]
 
 
-def _advance(clock: StageClock, candidate: Candidate, measurement: Measurement, *, lowest: bool) -> None:
+def _advance(
+    clock: StageClock, candidate: Candidate, measurement: Measurement, seconds: float, *, lowest: bool
+) -> None:
     # A probe outside the budget is no "best so far".
-    clock.advance(measurement.kl if lowest and candidate.origin not in PROBES else None)
+    clock.advance(measurement.kl if lowest and candidate.origin not in PROBES else None, seconds)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from secateur.data import Role
+from secateur.predictor.quality import PredictorQuality
 from secateur.pruning.bank import WeightBank
-from secateur.runs.progress import stage_clock
+from secateur.runs.progress import Listener, PredictorFitted, stage_clock
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
 from secateur.search.task import Found, MeasureBatch, SearchTask
@@ -33,6 +34,7 @@ def search_stage(
             measure_best=halver(run, bank, groups, clock) if run.config.search.halving else None,
             measure_reconstructed=measure_reconstructed,
             objectives=wanted_objectives(run, groups),
+            judged=lambda quality: say_fitted(quality, "search", run.listener),
             heuristics=heuristics or {},
         )
         found = replace(_run_method(run, task), objectives=task.objectives)
@@ -67,6 +69,7 @@ def search_task(run: Run, space: SearchSpace, bank: WeightBank, measure: Measure
         dense_parameters=run.inputs.original.shape.decoder_parameters,
         seed=run.config.seed,
         end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),
+        end_fit=lambda record: run.store.end_stage(record.stage, 0.0, record.model_dump(mode="json")),
     )
 
 
@@ -81,6 +84,11 @@ def _run_method(run: Run, task: SearchTask) -> Found:
             lambda record: run.store.end_stage("paper", 0.0, record.model_dump(mode="json")),
         )
     return measure_the_one(task)
+
+
+def say_fitted(quality: PredictorQuality, stage: str, listener: Listener) -> None:
+    """Tell how good the predictor is that a search goes on with."""
+    listener(PredictorFitted(stage, quality.predictor, quality.kendall_tau, quality.num_pairs, bool(quality.trusted)))
 
 
 def paper_sizes(run: Run) -> PaperSizes:

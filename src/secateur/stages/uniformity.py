@@ -23,7 +23,7 @@ from secateur.space.sampling import sample_architectures
 from secateur.space.uniform_space import UniformSpace
 from secateur.stages.measure import measurers
 from secateur.stages.run import Run
-from secateur.stages.search import search_task
+from secateur.stages.search import say_fitted, search_task
 
 # Of the measurements, those that a predictor proposes; and how many of the best are measured after reconstruction.
 PREDICTED_SHARE = 0.3
@@ -57,6 +57,7 @@ def uniformity_stage(run: Run, bank: WeightBank, found: Found) -> Uniformity | N
             return slices([candidate.model_copy(update={"origin": "alternative"}) for candidate in batch])
 
         searched = search_task(run, run.inputs.space, bank, measure)
+        searched = replace(searched, judged=lambda quality: say_fitted(quality, "uniformity", run.listener))
         task = replace(searched, space=other.space, budget=other.budget)
         of_searched = [m for m in (found.probes if found.reconstructed else found.measurements) if _inside(run, m)]
         of_other = _measure(task, searched, of_searched, count)
@@ -124,6 +125,7 @@ def _learn(tasks: tuple[SearchTask, SearchTask], pairs: tuple[list[Measurement],
     kl, parameters, features = (np.array(column) for column in zip(*rows, strict=True))
     seed = derive_seed(tasks[0].seed, "fit", "uniformity")
     predictor, quality = fit_predictor(tasks[0].predictor, Pairs(tables[0].layout, features, kl), parameters, seed)
+    tasks[0].judged(quality)
     return Learned(predictor, quality.kendall_tau, tables)
 
 

@@ -2,7 +2,8 @@ import io
 
 from rich.console import Console
 
-from secateur.report.live import drawn_progress, ended_line
+from secateur.report.live import drawn_progress
+from secateur.report.plain_lines import ended_line
 from secateur.runs.progress import StageEnded, stage_clock
 
 

@@ -2,6 +2,8 @@ import io
 
 from rich.console import Console
 
+from secateur.evaluation.paired import PairedComparison
+from secateur.evaluation.speed import SpeedComparison, SpeedRatio, Spread
 from secateur.predictor.multi_output import PaperQuality
 from secateur.report.record import BudgetUse
 from secateur.report.table import architecture_table, budget_title, final_table, summary_lines
@@ -110,3 +112,32 @@ def test_a_predictor_that_was_not_trusted_is_owned_up_to(report):
     lines = summary_lines(report.model_copy(update={"rounds": rounds}))
     assert any("in rounds 2 the predictor ranked no better than noise" in line for line in lines)
     assert not any("noise" in line for line in summary_lines(report))
+
+
+def test_the_summary_ends_in_how_the_result_stands_beside_the_dense_model(report):
+    comparison = PairedComparison(
+        first="secateur",
+        second="dense",
+        protocol="packed-64",
+        difference=0.25,
+        low=0.2,
+        high=0.3,
+        confidence=0.95,
+        p_value=0.0001,
+        num_windows=40,
+    )
+    half = Spread(median=0.5, low=0.48, high=0.52)
+    ratio = SpeedRatio(name="secateur", against="dense", prefill=half, decode=half, throughput=half, confidence=0.95)
+    speed = SpeedComparison(
+        device="cpu",
+        dtype="float32",
+        prompt_tokens=64,
+        new_tokens=8,
+        batch=1,
+        repeats=9,
+        models=(),
+        ratios=(ratio,),
+    )
+    lines = summary_lines(report.model_copy(update={"comparisons": (comparison,), "speed": speed}))
+    assert "beside dense, window by window: +0.2500 nats per token (+0.2000 to +0.3000; sign flips, p < 0.001)" in lines
+    assert any("prefill 0.5 (0.48-0.52) of the time" in line for line in lines)

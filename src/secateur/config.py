@@ -27,6 +27,7 @@ class ModelConfig(Record):
     )
     revision: str | None = Field(None, description="revision of a hub model")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    in_memory: bool = Field(False, description="it was handed over in Python; `name` is what it is called")
 
 
 class DataConfig(Record):
@@ -113,6 +114,10 @@ class EvaluationConfig(Record):
         1_024, ge=1, description="dense probabilities kept per token where all take more than 1 GiB; null = all, slower"
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="of reported intervals")
+    speed: bool = Field(True, description="time the dense model and the result by turns at the end, unless large")
+    speed_prompt_tokens: int = Field(64, ge=1, description="of that, at most; fewer where a model has fewer positions")
+    speed_new_tokens: int = Field(8, ge=2, description="of that, generated after the prompt, at most")
+    speed_repeats: int = Field(9, ge=2, description="of that, timings of each model")
 
 
 class SearchConfig(Record):
@@ -268,7 +273,8 @@ def resolve(config: RunConfig) -> RunConfig:
             "no text was given; add --data PATH, or name data.calibration, data.selection and data.evaluation by --set"
         )
     data = _renamed_data(data, absolute_name)
-    model = config.model.model_copy(update={"name": absolute_name(config.model.name)})
+    name = config.model.name if config.model.in_memory else absolute_name(config.model.name)
+    model = config.model.model_copy(update={"name": name})
     questions = _renamed_questions(config, absolute_name)
     return config.model_copy(update={"data": data, "model": model} | questions)
 
@@ -340,6 +346,11 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, s
     left, right = _flat(one), _flat(other)
     names = [name for name in left | right if left.get(name) != right.get(name)]
     return {name: f"{name}: {left.get(name)!r} != {right.get(name)!r}" for name in names}
+
+
+def flat_text(config: RunConfig) -> dict[str, str]:
+    """Give every setting as text: `search.rounds` -> `8`."""
+    return {name: str(value) for name, value in _flat(config.model_dump(mode="json")).items()}
 
 
 def _check_keys(merged: Mapping[str, Any]) -> None:

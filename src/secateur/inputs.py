@@ -18,13 +18,13 @@ from secateur.data import (
     perplexity_windows,
     read_rows,
 )
-from secateur.demo import decoder_path
 from secateur.drop_inputs import drop_budget, load_drop_questions, refuse_drop
 from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError
 from secateur.evaluation.latency import measure_latency
 from secateur.evaluation.multiple_choice import ChoiceSet, load_choices
 from secateur.export.target import check_target
-from secateur.model.loading import DenseModel, load_dense
+from secateur.given import NOTHING_GIVEN, Given, dense_of
+from secateur.model.loading import DenseModel
 from secateur.model.shape import BlockKind, DenseShape, module_of
 from secateur.model.walk import DecoderWalk
 from secateur.objective_inputs import named_objectives, refuse_objectives
@@ -166,6 +166,7 @@ def load_inputs(
     latency: LatencyTable | None = None,
     advance: Callable[[], None] = lambda: None,
     scratch: Path | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> Inputs:
     """Load model and text, define the space, and refuse what cannot work.
 
@@ -175,12 +176,12 @@ def load_inputs(
         latency: The table of an earlier process; blocks are timed where it is missing and the budget limits latency.
         advance: Called now and then while they are timed.
         scratch: Folder for files without a name, from which the model's weights are mapped (see `load_dense`).
+        given: Model and texts that are in memory, where the configuration says so.
 
     Raises:
         ModelError, DataError, ConfigError, BudgetError: As their names say.
     """
-    name = str(decoder_path()) if config.model.name == "demo" else config.model.name
-    model, data = config.model, config.data
+    data = config.data
     refuse_objectives(config)
     refuse_drop(config)
     refuse_target(config)
@@ -196,18 +197,10 @@ def load_inputs(
             Role.EVALUATION: list(data.evaluation),
         },
         data.text_field,
+        given.texts,
     )
-    group_documents = assign_group_documents(data.groups, documents, data.text_field)
-    dense = load_dense(
-        name,
-        model.device,
-        model.dtype,
-        model.revision,
-        model.trust_remote_code,
-        model.device_map,
-        scratch,
-        config.space.experts,
-    )
+    group_documents = assign_group_documents(data.groups, documents, data.text_field, given.texts)
+    dense = dense_of(config, given, scratch)
     if config.space.hidden:
         check_hidden(dense.family)
     check_target(dense, config.export.target, output_bias=config.pruning.reconstruction == "bias")

@@ -10,35 +10,57 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from secateur.config import RunConfig, build_config, read_yaml, to_yaml, without_folders
+from secateur.assignments import written_command
+from secateur.config import RunConfig, build_config, flat_text, read_yaml, to_yaml, without_folders
 from secateur.errors import RunFolderError
+from secateur.evaluation.paired import PairedComparison
+from secateur.evaluation.speed import SpeedComparison
+from secateur.given import NOTHING_GIVEN, Given
 from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
 from secateur.report.front import Front
-from secateur.report.record import Choice, DropRecord, ExportRecord, ModelRow, Report, Uniformity
+from secateur.report.page.document import write_page
+from secateur.report.record import (
+    Begun,
+    Choice,
+    DropRecord,
+    Explanation,
+    ExportRecord,
+    ModelRow,
+    Report,
+    Sample,
+    Uniformity,
+)
+from secateur.report.recorded import BEGUN, read_recorded, takes_time
 from secateur.report.rows import budget_uses, excess_log_perplexity_left
 from secateur.runs.folder import RunFolder, written_whole
-from secateur.runs.progress import Listener, silent, stage_clock
+from secateur.runs.progress import Listener, RunFinished, silent, stage_clock
 from secateur.runs.store import RunStore
 from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import Found
+from secateur.space.architecture import Architecture
 from secateur.stages.calibrate import calibrate_stage
 from secateur.stages.drop import drop_record, smallest_stage, verify_stage
 from secateur.stages.evaluate import evaluate_stage
+from secateur.stages.expected import announce, probe
+from secateur.stages.explain import explain_stage
 from secateur.stages.export import export_stage
 from secateur.stages.front import front_stage
 from secateur.stages.hidden import hidden_record, hidden_stage
 from secateur.stages.prune import prune_stage
 from secateur.stages.run import Run
+from secateur.stages.samples import samples_stage
 from secateur.stages.search import search_stage
+from secateur.stages.speed import speed_stage
 from secateur.stages.uniformity import uniformity_stage
 
 
-def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> Report:
+def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent, given: Given = NOTHING_GIVEN) -> Report:
     """Prune a model, or go on with a run that was interrupted in the same folder.
 
     Args:
         root: The run folder; made if it is missing.
         listener: Receives progress events.
+        given: Model and texts that are in memory, where the configuration says so.
 
     Raises:
         InputError: The model, the text, the budget or the folder cannot be used; nothing was written.
@@ -49,7 +71,9 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> 
     if folder.report.is_file():
         return Report.model_validate_json(folder.report.read_text())
     with stage_clock("load", listener) as clock:
-        inputs = load_inputs(config, stored_latency(folder), clock.advance, folder.scratch)
+        inputs = load_inputs(config, stored_latency(folder), clock.advance, folder.scratch, given)
+        # What takes how long here; asked only where somebody waits.
+        speeds = probe(config, inputs) if listener is not silent else None
         clock.note = inputs.summary
     root.mkdir(parents=True, exist_ok=True)
     with folder.held():
@@ -58,7 +82,10 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent) -> 
             with written_whole(folder.config) as path:
                 path.write_text(to_yaml(config))
         with RunStore(folder.database) as store:
-            return run_stages(Run(config, inputs, folder, store, listener), clock.seconds)
+            run = Run(config, inputs, folder, store, listener)
+            if speeds is not None:
+                announce(run, speeds)
+            return run_stages(run, clock.seconds)
 
 
 def run_stages(run: Run, load_seconds: float) -> Report:
@@ -74,10 +101,15 @@ def run_stages(run: Run, load_seconds: float) -> Report:
         found, uniformity = smallest_stage(run, calibrated.space, calibrated.bank), None
         pruned, choice = verify_stage(run, calibrated.bank, found)
     front = front_stage(run, found, choice)
-    rows = evaluate_stage(run, pruned, choice, calibrated.uniform_bank)
+    rows, comparisons = evaluate_stage(run, pruned, choice, calibrated.uniform_bank)
+    samples = samples_stage(run, pruned, calibrated.uniform_bank)
+    explanation = explain_stage(run, calibrated.space, found, choice)
     drop = drop_record(run, pruned)
     export = export_stage(run, pruned, choice, rows)
-    return report_stage(run, rows, found, choice, front, uniformity, drop, export)
+    speed = speed_stage(run)
+    return report_stage(
+        run, rows, comparisons, speed, found, choice, front, uniformity, drop, export, explanation, samples
+    )
 
 
 def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
@@ -99,6 +131,16 @@ def remember_inputs(run: Run, load_seconds: float) -> None:
     latency = run.inputs.latency
     if latency is not None and run.store.stage("latency") is None:
         run.store.end_stage("latency", latency.seconds, latency.model_dump(mode="json"))
+    if run.store.stage(BEGUN) is None:
+        dense = run.inputs.dense.shape
+        begun = Begun(
+            secateur=version("secateur"),
+            versions=versions(),
+            dense=Architecture.dense(dense),
+            decoder_parameters=run.inputs.original.shape.decoder_parameters,
+            whole_experts=dense.whole_experts,
+        )
+        run.store.end_stage(BEGUN, 0.0, begun.model_dump(mode="json"))
     known = run.store.stage("load")
     if known is None:
         run.store.end_stage("load", load_seconds, run.inputs.fingerprints)
@@ -106,22 +148,31 @@ def remember_inputs(run: Run, load_seconds: float) -> None:
         check_unchanged(run.folder.root, known.payload, run.inputs.fingerprints)
 
 
+def versions() -> dict[str, str]:
+    """Give the versions of what results depend on."""
+    libraries = ("torch", "transformers", "lightgbm")
+    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
+
+
 def report_stage(
     run: Run,
     rows: tuple[ModelRow, ...],
+    comparisons: tuple[PairedComparison, ...],
+    speed: SpeedComparison | None,
     found: Found,
     choice: Choice,
     front: Front,
     uniformity: Uniformity | None,
     drop: DropRecord | None,
     export: ExportRecord,
+    explanation: Explanation | None,
+    samples: tuple[Sample, ...],
 ) -> Report:
-    """Put everything into `report.json`; its presence marks a finished run, so it is written last."""
-    libraries = ("torch", "transformers", "lightgbm")
+    """Put everything into `report.html` and `report.json`, whose presence marks a finished run: it is written last."""
     paper = run.store.stage("paper")
     report = Report(
         secateur=version("secateur"),
-        versions={"python": platform.python_version()} | {name: version(name) for name in libraries},
+        versions=versions(),
         model=without_folders(run.config).model.name,
         seed=run.config.seed,
         keep=run.config.budget.keep,
@@ -139,11 +190,34 @@ def report_stage(
         drop=drop,
         rounds=found.rounds,
         paper=PaperRecord.model_validate(paper.payload) if paper else None,
+        comparisons=comparisons,
+        speed=speed,
         latency=run.inputs.latency,
-        stages={row.name: row.seconds for row in run.store.stages()},
+        stages={row.name: row.seconds for row in run.store.stages() if takes_time(row.name)},
         export=export,
         whole_experts=run.inputs.dense.shape.whole_experts,
+        explanation=explanation,
+        samples=samples,
     )
+    named = without_folders(run.config)
+    page_of = read_recorded(run.folder.root, report)
+    write_page(page_of, written_command(named, run.folder.root.name), to_yaml(named), run.folder.page)
     with written_whole(run.folder.report) as path:
         path.write_text(report.model_dump_json(indent=2) + "\n")
+    run.listener(finished(run.config, report))
     return report
+
+
+def finished(config: RunConfig, report: Report) -> RunFinished:
+    """Say of a report what listeners are told: the configuration, and the figures of its rows."""
+    figures = {
+        f"{row.name}/{name}": float(value)
+        for row in report.rows
+        for name, value in (
+            ("perplexity", row.perplexity.value),
+            ("kl", row.kl),
+            ("parameter_reduction", row.parameter_reduction),
+            ("decoder_parameters", row.cost.decoder_parameters),
+        )
+    }
+    return RunFinished(flat_text(without_folders(config)), figures)

@@ -73,7 +73,7 @@ SMALL = {
         "selection_tokens": 1024,
         "evaluation_tokens": 1024,
     },
-    "evaluation": {"batch_tokens": 512},
+    "evaluation": {"batch_tokens": 512, "speed_prompt_tokens": 8, "speed_new_tokens": 2, "speed_repeats": 2},
     "space": {"ffn_levels": 5},
     "budget": {"keep": 0.7, "band": 0.03},
     # Everything that is measured of a random tiny model is nearly alike: a search would end early.

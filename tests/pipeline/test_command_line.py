@@ -1,6 +1,7 @@
 """The command line: what it prints, and that bad input gets one line, exit code 2, and nothing on disk."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.main import get_command
 
 from secateur.cli import app
 from secateur.config import RunConfig, to_yaml
+from secateur.evaluation.evaluate import Evaluation
 
 
 def test_prune_ends_in_a_table_and_the_path_of_the_result(
@@ -40,11 +42,50 @@ def test_prune_ends_in_a_table_and_the_path_of_the_result(
 
 
 def test_evaluate_states_its_protocol_and_an_interval(invoke: Invoke, decoder_folder: Path, text_file: Path) -> None:
-    result = invoke("evaluate", decoder_folder, "--data", text_file, "--sequence-length", 64)
+    result = invoke(
+        "evaluate", decoder_folder, "--data", text_file, "--protocol", "ppl-64", "--protocol", "sliding-64-32"
+    )
     assert result.exit_code == 0, result.output
-    assert "ppl-64 of" in result.stdout
-    assert "95% interval" in result.stdout
-    assert "windows of 64 tokens" in result.stdout
+    for words in ("ppl-64: rows joined by a blank line", "sliding-64-32", "95% intervals", "bits per byte"):
+        assert words in " ".join(result.stdout.split())
+
+
+def test_two_models_are_evaluated_beside_each_other(
+    invoke: Invoke, decoder_folder: Path, finished: Finished, text_file: Path
+) -> None:
+    """Under everything that needs no task, with the same as JSON."""
+    arguments = ("--against", decoder_folder, "--data", text_file, "--protocol", "ppl-32", "--speed", "--repeats", 3)
+    result = invoke(
+        "evaluate", finished.root / "exported", *arguments, "--new-tokens", 4, "--prompt-tokens", 8, "--json", "e.json"
+    )
+    assert result.exit_code == 0, result.output
+    record = Evaluation.model_validate_json(Path("e.json").read_text())
+    pruned, dense = record.texts
+    assert pruned.kl is not None
+    assert pruned.kl.value > 0
+    assert dense.kl is None
+    (comparison,) = record.comparisons
+    losses = [math.log(each.perplexity.value) for each in (pruned, dense)]
+    assert comparison.difference == pytest.approx(losses[0] - losses[1], abs=1e-6)
+    assert record.speed is not None
+    assert [each.name for each in record.speed.models] == [str(decoder_folder), str(finished.root / "exported")]
+    for words in ("ratio", "sign flips", "exported", "tokens of prompt"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--protocol", "ppl128"), "known forms: ppl-N, sliding-N-S"),
+        (("--protocol", "sliding-16-32"), "1 <= stride <= window must hold"),
+        (("--protocol", "ppl-4096"), "the model has 128"),
+        (("--task-data", "nowhere"), "'nowhere' is not a folder"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    invoke: Invoke, decoder_folder: Path, text_file: Path, arguments: tuple[str, ...], word: str
+) -> None:
+    assert_refused(invoke("evaluate", decoder_folder, "--data", text_file, *arguments), word)
 
 
 BAD_VALUES = {
@@ -200,6 +241,28 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--device",
             "--dtype",
             "--seed",
+            "--quiet",
+            "--json-progress",
+            "--track",
+        },
+        "plan": {
+            "--keep",
+            "--max-params",
+            "--max-flops",
+            "--max-kv-cache-bytes",
+            "--max-latency-ms",
+            "--max-drop",
+            "--minimize",
+            "--target",
+            "--tensor-parallel",
+            "--data",
+            "--groups",
+            "--preset",
+            "--config",
+            "--set",
+            "--device",
+            "--dtype",
+            "--seed",
         },
         "compare": {
             "--keep",
@@ -213,19 +276,33 @@ def test_the_flags_are_those_that_scripts_rely_on() -> None:
             "--config",
             "--set",
             "--device",
+            "--quiet",
+            "--json-progress",
         },
         "evaluate": {
+            "--against",
             "--data",
-            "--sequence-length",
+            "--protocol",
+            "--tasks",
+            "--task-data",
+            "--shots",
+            "--limit",
+            "--speed",
+            "--prompt-tokens",
+            "--new-tokens",
+            "--batch",
+            "--repeats",
+            "--json",
             "--device",
             "--dtype",
             "--batch-tokens",
             "--seed",
             "--trust-remote-code",
         },
-        "export": {"--point", "--quantize", "--out"},
+        "export": {"--point", "--quantize", "--out", "--quiet", "--json-progress"},
+        "report": {"--out", "--schema"},
         "show": {"--top"},
-        "resume": set(),
+        "resume": {"--quiet", "--json-progress", "--track"},
         "init": {"--model", "--keep", "--data"},
         "config": {"--schema"},
         "doctor": {"--json"},
@@ -244,7 +321,7 @@ def test_an_export_is_evaluated_as_it_is_and_other_code_only_when_trusted(
     exported = finished.root / "exported"
     assert (exported / "modeling_secateur.py").is_file(), "this run's best architecture differs between layers"
     assert (exported / "model.safetensors").stat().st_mode & 0o444 == 0o444, "others may read what is exported"
-    options = ("--data", small_config.data.sources[0], "--sequence-length", 64)
+    options = ("--data", small_config.data.sources[0], "--protocol", "ppl-64")
     assert "ppl-64" in invoke("evaluate", exported, *options).stdout, "Secateur knows the classes of its exports"
     foreign = Path(shutil.copytree(exported, tmp_path / "foreign"))
     for name in ("config.json", "modeling_secateur.py"):

@@ -1,6 +1,7 @@
 """One run from a checkpoint and a text file to a smaller checkpoint, and what it leaves behind."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from small_runs import Finished, Moment, run_until, stored_measurements
 from transformers import PreTrainedModel
 
 from secateur.config import RunConfig, build_config
+from secateur.data import Role
+from secateur.inputs import load_inputs
 from secateur.model.loading import DenseModel
 from secateur.model.walk import DecoderWalk
 from secateur.pipeline import resume_pipeline, run_pipeline
@@ -75,6 +78,40 @@ def test_it_beats_the_uniform_baseline_at_no_more_parameters(finished: Finished)
     assert secateur.kl < uniform.kl
     assert secateur.cost.decoder_parameters <= 1.03 * uniform.cost.decoder_parameters
     assert report.row("dense").kl == pytest.approx(0, abs=1e-6)
+
+
+def test_the_result_is_compared_with_each_row_window_by_window(finished: Finished) -> None:
+    report = finished.report
+    result = report.row("secateur")
+    assert [each.second for each in report.comparisons] == [row.name for row in report.rows[:-1]]
+    for comparison in report.comparisons:
+        other = report.row(comparison.second)
+        assert comparison.num_windows == result.perplexity.num_windows
+        log_ratio = math.log(result.perplexity.value / other.perplexity.value)
+        assert comparison.difference == pytest.approx(log_ratio, abs=1e-5)
+        assert comparison.low <= comparison.difference <= comparison.high
+
+
+def test_bits_per_byte_are_of_the_bytes_that_are_predicted(finished: Finished, small_config: RunConfig) -> None:
+    """The text is generated, its tokenizer loses nothing: rows differ as their losses do."""
+    report = finished.report
+    first = report.rows[0]
+    assert first.bits_per_byte is not None
+    per_nat = first.bits_per_byte / math.log(first.perplexity.value)
+    for row in report.rows:
+        assert row.bits_per_byte == pytest.approx(per_nat * math.log(row.perplexity.value), rel=1e-5)
+    evaluation = load_inputs(small_config).sets[Role.EVALUATION]
+    assert evaluation.window_bytes is not None
+    assert per_nat == pytest.approx(first.perplexity.num_tokens / math.log(2) / int(evaluation.window_bytes.sum()))
+
+
+def test_the_dense_model_and_the_export_are_timed_by_turns(finished: Finished) -> None:
+    speed = finished.report.speed
+    assert speed is not None
+    assert [each.name for each in speed.models] == ["dense", "secateur"]
+    assert speed.models[1].weights_bytes == finished.report.export.bytes
+    assert speed.models[1].weights_bytes < speed.models[0].weights_bytes
+    assert (speed.prompt_tokens, speed.new_tokens, speed.repeats) == (8, 2, 2)
 
 
 def test_finalists_that_were_measured_by_slices_are_reconstructed_and_compared(finished: Finished) -> None:
@@ -165,7 +202,7 @@ def test_progress_counts_every_measurement_and_ends_every_stage(finished: Finish
     steps = [event.done for event in finished.events if isinstance(event, StageAdvanced) and event.stage == "search"]
     assert steps == list(range(1, 35))
     ended = [event.stage for event in finished.events if isinstance(event, StageEnded)]
-    assert ended == ["load", "calibrate", "search", "prune", "evaluate", "export"]
+    assert ended == ["load", "calibrate", "search", "prune", "evaluate", "samples", "explain", "export", "speed"]
 
 
 def test_the_same_seed_finds_the_same(finished: Finished, searched: Path) -> None:

@@ -15,14 +15,18 @@ from secateur.cli.doctor import doctor_command
 from secateur.cli.evaluate import evaluate_command
 from secateur.cli.export import export_command
 from secateur.cli.help import CommandLine, Verb
+from secateur.cli.plan import plan_command
 from secateur.cli.prune import prune_command, resume_command
+from secateur.cli.report import report_command
 from secateur.cli.show import show_command
 from secateur.machine import settle_process
 
 VERBS: dict[str, Callable[..., Any]] = {
     "prune": prune_command,
+    "plan": plan_command,
     "resume": resume_command,
     "show": show_command,
+    "report": report_command,
     "export": export_command,
     "evaluate": evaluate_command,
     "compare": compare_command,

@@ -208,6 +208,26 @@ def load_dense(
     model, tokenizer, stored = load_causal_model(
         name, device, dtype, revision, trust_remote_code, device_map, as_stored=scratch is not None
     )
+    return as_dense(name, model, tokenizer, family, stored, scratch)
+
+
+def as_dense(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    family: Family,
+    stored: str,
+    scratch: Path | None = None,
+) -> DenseModel:
+    """Make a dense model of one of transformers, in place.
+
+    Args:
+        stored: Name of the dtype that its weights are stored in; `config.dtype` says what they are computed in.
+        scratch: As `load_dense` takes it; weights become `config.dtype` there.
+
+    Raises:
+        ModelError: The family does not know such a model, or the folder has too little room.
+    """
     model.requires_grad_(False)
     for entry, wanted in family.wanted:
         found = getattr(model.config, entry, wanted)

@@ -3,7 +3,9 @@
 #   make test    pass the tests
 # `make check` holds lint, types and the import order; `make bench` measures against the baseline on the shared model;
 # `make families` writes the README's table of families, `make test-oldest` tests with the oldest transformers,
-# `make test-llama-cpp` builds llama.cpp (minutes to half an hour, once) and has it run exported files.
+# `make test-browser` opens the report in Chromium, `make screenshots` photographs it;
+# `make test-llama-cpp` builds llama.cpp (minutes to half an hour, once) and has it run exported files; `make docs` builds
+# the documentation's site, `make serve-docs` shows it while pages are written, `make pictures` draws its pictures.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,11 +13,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 OLDEST := .venv-oldest
 LLAMA_CPP := .venv-llama-cpp
+# Its theme advertises on the terminal.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 # Less of everything than a run of your own has, for a result within two minutes.
 DEMO := data.calibration_tokens=32768 search.measurements=60 search.rounds=5 search.reconstructed_tokens=4096 search.finalists=2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test families test-oldest test-llama-cpp test-all check format bench clean
+.PHONY: help demo test families test-oldest test-llama-cpp test-browser screenshots test-all notebook check format bench docs serve-docs pictures clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -49,6 +53,21 @@ test-oldest: $(READY)
 test-llama-cpp: $(READY)
 	LLAMA_CPP_VENV=$(LLAMA_CPP) $(BIN)/pytest -q tests/crosscheck/test_llama_cpp.py
 
+# The report in a headless Chromium, the system's own; CHROMIUM names another.
+test-browser: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/pytest -q -m browser
+
+# The README's pictures of the report; RUN is a run folder.
+RUN ?= runs/demo
+screenshots: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python docs/make_screenshots.py $(RUN)
+
+# Runs examples/ from top to bottom and holds it to what it says.
+notebook: $(READY)
+	$(BIN)/pytest -q tests/pipeline/test_notebook.py
+
 test-all: $(READY)
 	$(BIN)/pytest -q
 
@@ -57,6 +76,18 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS) build --quiet --strict --site-dir build/site
+
+# Open site/index.html; nothing is fetched. Only the search needs a server: make serve-docs.
+docs: $(READY)
+	$(MKDOCS) build --strict
+
+serve-docs: $(READY)
+	$(MKDOCS) serve
+
+# After `make demo`, whose records they are drawn from.
+pictures: $(READY)
+	$(BIN)/python docs/make_pictures.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -66,4 +97,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/against_uniform.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(LLAMA_CPP) runs build dist
+	rm -rf $(VENV) $(OLDEST) $(LLAMA_CPP) runs build dist site

@@ -26,8 +26,8 @@ from rich.table import Table
 from secateur.cli.terminal import quiet_libraries
 from secateur.config import build_config, resolve
 from secateur.data import Role
+from secateur.evaluation.evaluate import Wanted, evaluate_models
 from secateur.evaluation.multiple_choice import ChoiceSet, choose_questions, read_questions
-from secateur.evaluation.perplexity import evaluate_perplexity
 from secateur.model.families import find_family
 from secateur.model.loading import load_causal_model, read_config
 from secateur.model.shape import module_of
@@ -61,7 +61,8 @@ def accuracy(folder: str, mmlu: str, model_type: str) -> float:
 
 
 def ppl_128(folder: str, text: str) -> float:
-    return evaluate_perplexity(folder, [text], 128, trust_remote_code=True).value  # our own export
+    wanted = Wanted(folder, sources=(text,), protocols=("ppl-128",), trust_remote_code=True)  # our own export
+    return evaluate_models(wanted).texts[0].perplexity.value
 
 
 def run_one(arguments: argparse.Namespace, preset: str, seed: int, console: Console) -> dict[str, Any]:

@@ -73,7 +73,8 @@ SMALL = {
         "selection_tokens": 1024,
         "evaluation_tokens": 1024,
     },
-    "evaluation": {"batch_tokens": 512, "speed_prompt_tokens": 8, "speed_new_tokens": 2, "speed_repeats": 2},
+    # Two models are loaded and timed by one run of tests/pipeline/test_command_line.py alone.
+    "evaluation": {"batch_tokens": 512, "speed": False},
     "space": {"ffn_levels": 5},
     "budget": {"keep": 0.7, "band": 0.03},
     # Everything that is measured of a random tiny model is nearly alike: a search would end early.

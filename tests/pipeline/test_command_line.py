@@ -14,6 +14,7 @@ from typer.main import get_command
 from secateur.cli import app
 from secateur.config import RunConfig, to_yaml
 from secateur.evaluation.evaluate import Evaluation
+from secateur.report.record import Report
 
 
 def test_prune_ends_in_a_table_and_the_path_of_the_result(
@@ -22,12 +23,21 @@ def test_prune_ends_in_a_table_and_the_path_of_the_result(
     config = tmp_path / "run.yaml"
     config.write_text(to_yaml(small_config))
     root = tmp_path / "out"
-    result = invoke("prune", small_config.model.name, "--config", config, "--keep", 0.6, "--out", root, "--seed", 3)
+    timing = ("speed=true", "speed_prompt_tokens=8", "speed_new_tokens=2", "speed_repeats=2")
+    given = ("--config", config, "--out", root, "--seed", 3, *(f"--set=evaluation.{setting}" for setting in timing))
+    result = invoke("prune", small_config.model.name, *given, "--keep", 0.6)
     assert result.exit_code == 0, result.output
     for word in ("dense", "uniform", "Secateur", "parameters", "reduction", "perplexity", "seconds", "Kendall tau"):
         assert word in result.stdout
+    assert "speed beside dense: prefill" in result.stdout
     assert result.stdout.rstrip().endswith(str(root / "exported"))
-    assert json.loads((root / "report.json").read_text())["keep"] == 0.6
+    report = Report.model_validate_json((root / "report.json").read_text())
+    assert report.keep == 0.6
+    speed = report.speed
+    assert speed is not None, "the dense model and the export are timed by turns"
+    assert [each.name for each in speed.models] == ["dense", "secateur"]
+    assert speed.models[0].weights_bytes > speed.models[1].weights_bytes == report.export.bytes
+    assert (speed.prompt_tokens, speed.new_tokens, speed.repeats) == (8, 2, 2)
     shown = invoke("show", root, "--top", 3)
     assert shown.exit_code == 0
     for word in ("calibrate", "search", "predictor", "best of 34 measured candidates"):
@@ -36,7 +46,7 @@ def test_prune_ends_in_a_table_and_the_path_of_the_result(
     assert resumed.exit_code == 0
     assert "Secateur" in resumed.stdout
     assert_refused(
-        invoke("prune", small_config.model.name, "--config", config, "--keep", 0.7, "--out", root, "--seed", 3),
+        invoke("prune", small_config.model.name, *given, "--keep", 0.7),
         "belongs to another run: budget.keep: 0.6 != 0.7",
     )
 

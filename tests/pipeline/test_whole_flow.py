@@ -105,15 +105,6 @@ def test_bits_per_byte_are_of_the_bytes_that_are_predicted(finished: Finished, s
     assert per_nat == pytest.approx(first.perplexity.num_tokens / math.log(2) / int(evaluation.window_bytes.sum()))
 
 
-def test_the_dense_model_and_the_export_are_timed_by_turns(finished: Finished) -> None:
-    speed = finished.report.speed
-    assert speed is not None
-    assert [each.name for each in speed.models] == ["dense", "secateur"]
-    assert speed.models[1].weights_bytes == finished.report.export.bytes
-    assert speed.models[1].weights_bytes < speed.models[0].weights_bytes
-    assert (speed.prompt_tokens, speed.new_tokens, speed.repeats) == (8, 2, 2)
-
-
 def test_finalists_that_were_measured_by_slices_are_reconstructed_and_compared(finished: Finished) -> None:
     report = finished.report
     best = ranked(finished.measurements)[0]
@@ -202,7 +193,7 @@ def test_progress_counts_every_measurement_and_ends_every_stage(finished: Finish
     steps = [event.done for event in finished.events if isinstance(event, StageAdvanced) and event.stage == "search"]
     assert steps == list(range(1, 35))
     ended = [event.stage for event in finished.events if isinstance(event, StageEnded)]
-    assert ended == ["load", "calibrate", "search", "prune", "evaluate", "samples", "explain", "export", "speed"]
+    assert ended == ["load", "calibrate", "search", "prune", "evaluate", "samples", "explain", "export"]
 
 
 def test_the_same_seed_finds_the_same(finished: Finished, searched: Path) -> None:

@@ -16,7 +16,7 @@ OLDEST := .venv-oldest
 LLAMA_CPP := .venv-llama-cpp
 # Its theme advertises on the terminal.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
-# Less of everything than a run of your own has, for a result within two minutes.
+# Less of everything than a run of your own has, for a result within a few minutes.
 DEMO := data.calibration_tokens=32768 search.measurements=60 search.rounds=5 search.reconstructed_tokens=4096 search.finalists=2
 
 .DEFAULT_GOAL := help

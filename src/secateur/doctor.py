@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
@@ -151,7 +150,3 @@ def installed_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def in_virtual_environment() -> bool:
-    return sys.prefix != sys.base_prefix

@@ -4,12 +4,12 @@ load -> check what can be exported -> count the space -> a short probe of this m
 """
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from secateur.config import RunConfig
 from secateur.data import Role, assign_documents
@@ -183,17 +183,9 @@ def peak_bytes(amounts: Amounts, inputs: Inputs) -> int:
     states = min(2 * evaluation.candidates * selection * state + evaluation.cache_bytes, evaluation.max_memory)
     streams = min(evaluation.cache_bytes, tokens[Role.CALIBRATION] * state * (2 * layers + 1))
     evaluated = min(tokens[Role.EVALUATION] * vocabulary, KEPT_PROBABILITIES_BYTES)
-    model = (
-        sum(parameter.numel() for parameter in inputs.dense.model.parameters())
-        * state
-        // max(inputs.walk.state_size, 1)
-    )
-    return _resident() + kept + max(states, streams + 2 * model, evaluated + model)
-
-
-def _resident() -> int:
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 1 << 29
+    dense = inputs.dense.model
+    model = dense.num_parameters() * dense.dtype.itemsize
+    return psutil.Process().memory_info().rss + kept + max(states, streams + 2 * model, evaluated + model)
 
 
 def disk_bytes(amounts: Amounts, inputs: Inputs) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,16 +27,17 @@ class Shown:
     Attributes:
         console: For tables and closing lines.
         talks: Whether those are wanted; else the result's path is all, or its line of JSON.
+        lines: Prints lines of JSON, where those were asked for.
     """
 
     console: Any
     talks: bool
-    lines: list[Any] = field(default_factory=list)
+    lines: Any = None
 
     def result(self, made: Path, report: Path | None = None) -> None:
         """Say where the result lies: the last line, whatever else is printed."""
-        if self.lines:
-            self.lines[0].result(made, report)
+        if self.lines is not None:
+            self.lines.result(made, report)
         elif self.talks:
             self.console.print(f"result: {made}", highlight=False, soft_wrap=True, markup=False)
         else:
@@ -87,7 +88,7 @@ class Showing:
             from secateur.report.progress_state import ProgressState
 
             lines = JsonLines(typer.echo, ProgressState())
-            yield Shown(console, talks=False, lines=[lines]), lines.listen
+            yield Shown(console, talks=False, lines=lines), lines.listen
         elif self.quiet:
             from secateur.runs.progress import silent
 

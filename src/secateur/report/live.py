@@ -1,12 +1,10 @@
 """The live view of a run: finished stages above as a line each, below them what is going on, redrawn in place."""
 
 import math
-import os
-import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+import psutil
 import torch
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
@@ -140,12 +138,5 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 def memory_in_use() -> int:
     """Give the bytes that the process has in memory, what a GPU holds for it included."""
-    statm = Path("/proc/self/statm")
-    if statm.is_file():
-        pages = int(statm.read_text().split()[1])
-        resident = pages * os.sysconf("SC_PAGE_SIZE")
-    else:
-        # macOS counts bytes, and knows the most so far only.
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     on_gpu = torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
-    return resident + int(on_gpu)
+    return psutil.Process().memory_info().rss + int(on_gpu)

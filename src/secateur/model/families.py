@@ -155,6 +155,12 @@ class Family:
     def class_name(self) -> str:
         return f"{self.class_prefix}{self.model_class}"
 
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether a model has other modules once it is loaded to be cut than transformers gives it (`separate`)."""
+        mlp = self.mlp
+        return bool(self.conv1d or self.attention.stacked or mlp.stacked or mlp.gathered or mlp.experts)
+
 
 def mixture(experts: Experts) -> MlpNames:
     """Name the one wide MLP that a mixture of experts is rewritten as."""

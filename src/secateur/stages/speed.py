@@ -1,5 +1,7 @@
 """Speed: the dense model and the exported one timed by turns, in this process."""
 
+from functools import partial
+
 from secateur.demo import decoder_path
 from secateur.evaluation.speed import SpeedComparison, TimedModel, compare_speed, parameter_bytes, weights_bytes
 from secateur.model.loading import load_causal_model
@@ -7,7 +9,7 @@ from secateur.runs.progress import stage_clock
 from secateur.schema import derive_seed
 from secateur.stages.run import Run
 
-# Both are loaded once more, as their users load them, beside what the run holds; and a CPU should not take minutes.
+# The result is loaded beside what the run holds; and a CPU should not take minutes.
 MOST_PARAMETERS = {"cpu": 500_000_000, "cuda": 4_000_000_000}
 BATCH = 1
 
@@ -23,6 +25,8 @@ def speed_stage(run: Run) -> SpeedComparison | None:
         return None
     if original.model.num_parameters() > most:
         return None
+    if original.family.is_rewritten and config.model.in_memory:
+        return None  # the run's modules are not those of its users, and there is nothing to load
     evaluation = config.evaluation
     with stage_clock("speed", run.listener, evaluation.speed_repeats) as clock:
         models = [_dense(run), _loaded(run, "secateur", str(run.folder.exported))]
@@ -42,11 +46,13 @@ def speed_stage(run: Run) -> SpeedComparison | None:
 
 
 def _dense(run: Run) -> TimedModel:
-    """Give the dense model as its users have it; one that was handed over in memory as the run holds it."""
+    """Give the dense model with the modules that its users have: the run's own, or where those are others a new one."""
     given, original = run.config.model, run.inputs.original
-    if given.in_memory:
-        return TimedModel("dense", original.model, parameter_bytes(original.model, original.stored_dtype))
-    return _loaded(run, "dense", str(decoder_path()) if given.name == "demo" else given.name)
+    path = str(decoder_path()) if given.name == "demo" else given.name
+    if original.family.is_rewritten:
+        return _loaded(run, "dense", path)
+    size = parameter_bytes if given.in_memory else partial(weights_bytes, path)
+    return TimedModel("dense", original.model, size(original.model, original.stored_dtype))
 
 
 def _loaded(run: Run, name: str, path: str) -> TimedModel:

@@ -24,3 +24,11 @@ def test_a_family_names_what_transformers_has(name, make_dense):
     attention = layers[0].get_submodule(family.attention.module)
     for norm in family.attention.head_norms:
         assert attention.get_submodule(norm).weight.shape == (8,)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_rewritten_where_loading_leaves_other_modules(name, make_dense):
+    model = make_dense(name).model
+    stock = type(model)(model.config)
+    kinds = [{(path, type(module)) for path, module in each.named_modules()} for each in (model, stock)]
+    assert find_family(name).is_rewritten == (kinds[0] != kinds[1])

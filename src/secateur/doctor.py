@@ -18,7 +18,8 @@ PACKAGE = "secateur"
 LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "accelerate", "lightgbm", "numpy", "scikit-learn")
 # What each extra is for; tests hold the names to those that the package declares.
 ADDS = {
-    "peft": "LoRA adapters on pruned models",
+    "recover": "secateur recover, prune --recover lora: LoRA and the choice of its settings",
+    "qlora": "prune --recover qlora: LoRA on 4-bit weights",
     "hub": "data sets from the hub as text",
     "gguf": "--target gguf: files for llama.cpp",
     "quantize": "secateur export --quantize int8",

@@ -14,7 +14,8 @@ PACKAGE = Path(secateur.__file__).parent
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Libraries that are imported where they are used, since they may not be there.
-EXTRAS = {"datasets", "lm_eval", "peft", "llama_cpp", "vllm", "torch.utils.tensorboard", "mlflow", "trackio", "wandb"}
+EXTRAS = {"datasets", "lm_eval", "peft", "optuna", "bitsandbytes", "llama_cpp", "vllm", "torch.utils.tensorboard"}
+EXTRAS |= {"mlflow", "trackio", "wandb"}
 IDS = [str(path.relative_to(PACKAGE)) for path in SOURCES]
 
 

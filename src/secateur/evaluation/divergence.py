@@ -126,7 +126,7 @@ class DenseReference:
         key = (index, rows.start)
         if self._kept is None or key not in self._kept:
             log_p = self._walk.logits(_predicting(self._normed[index])[rows]).float().log_softmax(-1)
-            dense = _whole(log_p) if self.top_k is None else _largest(log_p, self.top_k)
+            dense = rows_of(log_p, self.top_k)
             if self._kept is None:
                 return dense
             self._kept[key] = dense
@@ -135,6 +135,11 @@ class DenseReference:
 
 def _predicting(normed: Float[Tensor, "windows length hidden"]) -> Float[Tensor, "rows hidden"]:
     return normed[:, :-1].flatten(0, 1)
+
+
+def rows_of(log_p: Float[Tensor, "rows vocabulary"], top_k: int | None) -> DenseRows:
+    """Keep distributions whole, or the largest `top_k` of each and the mass of the rest."""
+    return _whole(log_p) if top_k is None or top_k >= log_p.shape[-1] else _largest(log_p, top_k)
 
 
 def _whole(log_p: Float[Tensor, "rows vocabulary"]) -> DenseRows:

@@ -1,0 +1,1 @@
+"""Recovery: get back by a short training what the cut took."""

@@ -78,7 +78,4 @@ class LowRank:
         """Merge the adapters: logits stay what they were with them, up to rounding."""
         merged: PreTrainedModel = self._adapted.merge_and_unload(safe_merge=True)
         self._every_expert.close()
-        for entry in ("peft_config", "_hf_peft_config_loaded"):
-            if hasattr(merged, entry):
-                delattr(merged, entry)
         return merged.requires_grad_(False).eval()

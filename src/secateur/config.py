@@ -9,9 +9,11 @@ from pydantic import Field, ValidationError
 
 from secateur.budget import BudgetConfig
 from secateur.errors import ConfigError, suggestion
+from secateur.recipe import Recipe
 from secateur.schema import Record
 
-SOURCE_FIELDS = ("sources", "calibration", "selection", "evaluation")
+SOURCE_FIELDS = ("sources", "calibration", "selection", "evaluation", "recovery")
+DEMO, DEMO_RECOVERY = "demo", "demo:recovery"
 
 
 class ModelConfig(Record):
@@ -37,6 +39,9 @@ class DataConfig(Record):
     calibration: tuple[str, ...] = Field((), description="own sources of the calibration set")
     selection: tuple[str, ...] = Field((), description="own sources of the selection set")
     evaluation: tuple[str, ...] = Field((), description="own sources of the evaluation set")
+    recovery: tuple[str, ...] = Field(
+        (), description="own sources of the recovery set; default: those of calibration, all of their text"
+    )
     text_field: str = Field("text", description="field of .jsonl files and hub data sets")
     sequence_length: int = Field(256, ge=8, description="tokens per window")
     calibration_tokens: int = Field(65_536, ge=1, description="at most this many")
@@ -234,6 +239,7 @@ class RunConfig(Record):
     search: SearchConfig = SearchConfig()
     paper: PaperConfig = PaperConfig()
     baselines: BaselinesConfig = BaselinesConfig()
+    recovery: Recipe = Recipe()
     export: ExportConfig = ExportConfig()
 
 
@@ -266,8 +272,11 @@ def resolve(config: RunConfig) -> RunConfig:
         ConfigError: A set has no text to come from.
     """
     data = config.data
-    if not data.sources and config.model.name == "demo":
-        data = data.model_copy(update={"sources": ("demo",)})
+    if not data.sources and config.model.name == DEMO:
+        data = data.model_copy(update={"sources": (DEMO,)})
+    if DEMO in data.sources and config.recovery.method != "none" and not data.recovery:
+        # A training takes more text than measuring, and there is any amount of it.
+        data = data.model_copy(update={"recovery": (DEMO_RECOVERY,)})
     if not data.sources and not (data.calibration and data.selection and data.evaluation):
         raise ConfigError(
             "no text was given; add --data PATH, or name data.calibration, data.selection and data.evaluation by --set"

@@ -25,6 +25,8 @@ MIN_WINDOWS = 4
 # Seed and size of the text that `--data demo` stands for; the demo model was trained on documents of other seeds.
 DEMO_SEED = 20_261_124
 DEMO_DOCUMENTS = 4_000
+# And of `demo:recovery`, of which there is more.
+DEMO_STREAMS = {"demo": (DEMO_SEED, DEMO_DOCUMENTS), "demo:recovery": (DEMO_SEED + 1, 16_000)}
 FILE_SUFFIXES = (".txt", ".jsonl", ".raw", ".tokens")
 # Documents by the name of a source; such names begin so, and go on with a digest of the documents.
 Texts = Mapping[str, Sequence[str]]
@@ -118,8 +120,9 @@ def read_rows(source: str, text_field: str = "text") -> list[str]:
 
 def _read(source: str, text_field: str, split: Callable[[str], list[str]]) -> Iterable[str]:
     path = Path(source)
-    if source == "demo":
-        return [document.text for document in generate_documents(DEMO_DOCUMENTS, seed=DEMO_SEED)]
+    if source in DEMO_STREAMS:
+        seed, count = DEMO_STREAMS[source]
+        return [document.text for document in generate_documents(count, seed=seed)]
     if source.startswith(IN_MEMORY):
         raise DataError(
             f"{source!r} was handed over in Python and lies in no file; call secateur.prune again with the same data"
@@ -215,6 +218,11 @@ def assign_group_documents(
             for role in (Role.SELECTION, Role.EVALUATION)
         }
     return split
+
+
+def group_documents_of(source: str, role: Role, text_field: str = "text", texts: Texts = NO_TEXTS) -> list[str]:
+    """Give the documents of one source that the hash gives to a role."""
+    return [document for document in read_documents(source, text_field, texts) if _role_by_hash(document) is role]
 
 
 def build_group_sets(

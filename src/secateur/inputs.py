@@ -30,6 +30,8 @@ from secateur.model.walk import DecoderWalk
 from secateur.objective_inputs import named_objectives, refuse_objectives
 from secateur.pruning.hidden import check_hidden
 from secateur.pruning.orders import importance_order
+from secateur.recovery.text import RecoverySet
+from secateur.recovery_inputs import load_recovery_set, refuse_recovery
 from secateur.runs.folder import RunFolder
 from secateur.runs.store import RunStore
 from secateur.schema import derive_seed
@@ -74,7 +76,8 @@ class Inputs:
     """The dense model with its walk, the token sets, and where the search may go.
 
     `latency` is there where the budget limits it; `groups` holds a selection and an evaluation set per group of text;
-    `questions` are there where accuracy may drop; `alternative` where the run says what layers alike cost.
+    `questions` are there where accuracy may drop; `alternative` where the run says what layers alike cost; `recovery`
+    where it recovers.
     """
 
     dense: DenseModel
@@ -89,6 +92,7 @@ class Inputs:
     questions: dict[Role, ChoiceSet] = field(default_factory=dict)
     alternative: Alternative | None = None
     narrowed: Narrowed | None = None
+    recovery: RecoverySet | None = None
 
     @property
     def original(self) -> DenseModel:
@@ -186,6 +190,7 @@ def load_inputs(
     refuse_drop(config)
     refuse_target(config)
     refuse_hidden(config)
+    refuse_recovery(config)
     importance_order(config.pruning.importance)
     if config.search.method == JI2023:
         refuse_other_limits(config.budget)
@@ -245,7 +250,24 @@ def load_inputs(
     questions = load_drop_questions(config, dense)
     fingerprints |= {f"questions, {role}": choices.fingerprint for role, choices in questions.items()}
     alternative = alternative_of(config, dense, space.costs)
-    return Inputs(dense, walk, sets, space, budget, fingerprints, paper, latency, groups, questions, alternative)
+    recovery = None
+    if config.recovery.method != "none":
+        recovery = load_recovery_set(config, documents, group_documents, dense.tokenizer, given.texts)
+        fingerprints["recovery"] = recovery.fingerprint
+    return Inputs(
+        dense,
+        walk,
+        sets,
+        space,
+        budget,
+        fingerprints,
+        paper,
+        latency,
+        groups,
+        questions,
+        alternative,
+        recovery=recovery,
+    )
 
 
 def time_blocks(

@@ -1,6 +1,7 @@
 """THE MAIN FLOW: from a dense model and a budget to a smaller model that works. Read it top to bottom.
 
-    load -> calibrate -> define space -> [ propose -> measure -> fit ] x rounds -> prune -> evaluate -> export -> report
+    load -> calibrate -> define space -> [ propose -> measure -> fit ] x rounds -> prune -> evaluate -> recover
+    -> export -> report
 
 Every stage is a function of the configuration and of what the stages before it left in the run folder, so a run that
 was killed goes on where it was: finished stages and every measurement are kept.
@@ -13,10 +14,10 @@ from pathlib import Path
 from secateur.assignments import written_command
 from secateur.config import RunConfig, build_config, flat_text, read_yaml, to_yaml, without_folders
 from secateur.errors import RunFolderError
-from secateur.evaluation.paired import PairedComparison
 from secateur.evaluation.speed import SpeedComparison
 from secateur.given import NOTHING_GIVEN, Given
 from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
+from secateur.recovery.recover import RecoveryRecord
 from secateur.report.front import Front
 from secateur.report.page.document import write_page
 from secateur.report.record import (
@@ -25,14 +26,13 @@ from secateur.report.record import (
     DropRecord,
     Explanation,
     ExportRecord,
-    ModelRow,
     Report,
     Sample,
     Uniformity,
 )
 from secateur.report.recorded import BEGUN, read_recorded, takes_time
 from secateur.report.rows import budget_uses, excess_log_perplexity_left
-from secateur.runs.folder import RunFolder, written_whole
+from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import Listener, RunFinished, silent, stage_clock
 from secateur.runs.store import RunStore
 from secateur.search.ji2023 import PaperRecord
@@ -40,13 +40,14 @@ from secateur.search.task import Found
 from secateur.space.architecture import Architecture
 from secateur.stages.calibrate import calibrate_stage
 from secateur.stages.drop import drop_record, smallest_stage, verify_stage
-from secateur.stages.evaluate import evaluate_stage
+from secateur.stages.evaluate import Evaluation, compared_rows, evaluate_recovered, evaluate_stage
 from secateur.stages.expected import announce, probe
 from secateur.stages.explain import explain_stage
 from secateur.stages.export import export_stage
 from secateur.stages.front import front_stage
 from secateur.stages.hidden import hidden_record, hidden_stage
 from secateur.stages.prune import prune_stage
+from secateur.stages.recover import recover_stage
 from secateur.stages.run import Run
 from secateur.stages.samples import samples_stage
 from secateur.stages.search import search_stage
@@ -101,14 +102,17 @@ def run_stages(run: Run, load_seconds: float) -> Report:
         found, uniformity = smallest_stage(run, calibrated.space, calibrated.bank), None
         pruned, choice = verify_stage(run, calibrated.bank, found)
     front = front_stage(run, found, choice)
-    rows, comparisons = evaluate_stage(run, pruned, choice, calibrated.uniform_bank)
-    samples = samples_stage(run, pruned, calibrated.uniform_bank)
+    evaluation = evaluate_stage(run, pruned, choice, calibrated.uniform_bank)
+    result, recovery = recover_stage(run, pruned)
+    if recovery is not None:
+        evaluation = evaluate_recovered(run, evaluation, result, recovery.training.seconds)
+    samples = samples_stage(run, result, calibrated.uniform_bank)
     explanation = explain_stage(run, calibrated.space, found, choice)
-    drop = drop_record(run, pruned)
-    export = export_stage(run, pruned, choice, rows)
+    drop = drop_record(run, result)
+    export = export_stage(run, result, choice, evaluation.rows)
     speed = speed_stage(run)
     return report_stage(
-        run, rows, comparisons, speed, found, choice, front, uniformity, drop, export, explanation, samples
+        run, evaluation, speed, found, choice, front, uniformity, drop, export, explanation, samples, recovery
     )
 
 
@@ -156,8 +160,7 @@ def versions() -> dict[str, str]:
 
 def report_stage(
     run: Run,
-    rows: tuple[ModelRow, ...],
-    comparisons: tuple[PairedComparison, ...],
+    evaluation: Evaluation,
     speed: SpeedComparison | None,
     found: Found,
     choice: Choice,
@@ -167,9 +170,11 @@ def report_stage(
     export: ExportRecord,
     explanation: Explanation | None,
     samples: tuple[Sample, ...],
+    recovery: RecoveryRecord | None,
 ) -> Report:
     """Put everything into `report.html` and `report.json`, whose presence marks a finished run: it is written last."""
     paper = run.store.stage("paper")
+    rows = evaluation.rows
     report = Report(
         secateur=version("secateur"),
         versions=versions(),
@@ -190,7 +195,8 @@ def report_stage(
         drop=drop,
         rounds=found.rounds,
         paper=PaperRecord.model_validate(paper.payload) if paper else None,
-        comparisons=comparisons,
+        recovery=recovery,
+        comparisons=compared_rows(run, evaluation),
         speed=speed,
         latency=run.inputs.latency,
         stages={row.name: row.seconds for row in run.store.stages() if takes_time(row.name)},
@@ -204,6 +210,8 @@ def report_stage(
     write_page(page_of, written_command(named, run.folder.root.name), to_yaml(named), run.folder.page)
     with written_whole(run.folder.report) as path:
         path.write_text(report.model_dump_json(indent=2) + "\n")
+    # What was trained is in the export now.
+    remove(run.folder.recovery)
     run.listener(finished(run.config, report))
     return report
 

@@ -45,6 +45,15 @@ class Recipe(Record):
     judgements: int = Field(10, ge=1, description="times that the selection set is asked")
     patience: int = Field(3, ge=1, description="of them without a better one, after which training ends")
 
+    @property
+    def learns_from_dense(self) -> bool:
+        """Whether the dense model is asked what it says of the text."""
+        return self.distill > 0 or self.hidden_share > 0
+
+    def steps(self, windows: int) -> int:
+        """Give the number of steps on a recovery set of so many windows."""
+        return max(1, round(self.epochs * windows / self.batch_windows))
+
     def rate(self, hidden_size: int) -> float:
         """Give the peak learning rate for a model of so many hidden channels.
 

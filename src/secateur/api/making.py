@@ -141,7 +141,7 @@ def export_model(
             tokens = probe.tokens[:2]
             whole = pruned if pruned.dtype is torch.float32 else copy.deepcopy(pruned).float()
             logits = whole(input_ids=tokens.to(whole.device), use_cache=False).logits.cpu()
-            seen = load_in_fresh_process(partial, dense, tokens, logits, remote_code=form.remote_code)
+            seen = load_in_fresh_process(partial, dense.tokenizer, tokens, logits, remote_code=form.remote_code)
             if not seen.max_logit_difference <= MAX_LOGIT_DIFFERENCE:
                 raise ExportError(f"{folder} gives logits that differ by {seen.max_logit_difference:.2e} once loaded")
     return form

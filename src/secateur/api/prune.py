@@ -166,7 +166,7 @@ def result_of(
     """
     return PruneResult(
         RunFolder(root).root / report.export.folder,
-        report.row("secateur"),
+        report.result,
         report.export,
         placement_of(config, given),
         kept,

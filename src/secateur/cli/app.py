@@ -17,12 +17,14 @@ from secateur.cli.export import export_command
 from secateur.cli.help import CommandLine, Verb
 from secateur.cli.plan import plan_command
 from secateur.cli.prune import prune_command, resume_command
+from secateur.cli.recover import recover_command
 from secateur.cli.report import report_command
 from secateur.cli.show import show_command
 from secateur.machine import settle_process
 
 VERBS: dict[str, Callable[..., Any]] = {
     "prune": prune_command,
+    "recover": recover_command,
     "plan": plan_command,
     "resume": resume_command,
     "show": show_command,

@@ -14,6 +14,10 @@ def complete_target(incomplete: str) -> Iterator[str]:
     return _choices("export", "target", incomplete)
 
 
+def complete_recover(incomplete: str) -> Iterator[str]:
+    return (each for each in _choices("recovery", "method", incomplete) if each != "none")
+
+
 def complete_minimize(incomplete: str) -> Iterator[str]:
     return _choices("budget", "minimize", incomplete)
 

@@ -8,6 +8,7 @@ import typer
 from secateur.cli.compare import compare_and_print
 from secateur.cli.options import DataOption, FolderArgument, GroupsOption, OptionalModelArgument
 from secateur.cli.progress import JsonProgressOption, QuietOption, Showing, TrackOption
+from secateur.cli.recover import recover_and_print
 from secateur.cli.run_options import (
     ConfigOption,
     DtypeOption,
@@ -19,6 +20,7 @@ from secateur.cli.run_options import (
     MaxParamsOption,
     MinimizeOption,
     PresetOption,
+    RecoverOption,
     RunDeviceOption,
     SeedOption,
     SetOption,
@@ -39,6 +41,7 @@ def prune_command(
     max_drop: MaxDropOption = None,
     minimize: MinimizeOption = None,
     target: TargetOption = None,
+    recover: RecoverOption = None,
     tensor_parallel: TensorParallelOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/MODEL-BUDGET if not given.")] = None,
     data: DataOption = None,
@@ -67,6 +70,7 @@ def prune_command(
             max_drop=max_drop,
             minimize=minimize,
             target=target,
+            recover=recover,
             tensor_parallel=tensor_parallel,
             data=data,
             groups=groups,
@@ -90,7 +94,7 @@ def resume_command(
     json_progress: JsonProgressOption = False,
     track: TrackOption = None,
 ) -> None:
-    """Go on with an interrupted run or comparison."""
+    """Go on with an interrupted run, recovery or comparison."""
     with user_errors():
         showing = Showing(quiet, json_progress, tuple(track or ()))
         if (folder / "comparison.yaml").is_file():
@@ -98,6 +102,11 @@ def resume_command(
             from secateur.comparison import resume_comparison
 
             compare_and_print(folder, lambda listener: resume_comparison(folder, listener), showing)
+            return
+        if (folder / "recovery.yaml").is_file():
+            from secateur.recovery_folder import read_request
+
+            recover_and_print(read_request(folder), folder, showing)
             return
         run_and_print(folder, lambda listener: pipeline().resume_pipeline(folder, listener), showing)
 

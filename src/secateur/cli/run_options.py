@@ -10,6 +10,7 @@ from secateur.cli.completion import (
     complete_dtype,
     complete_minimize,
     complete_preset,
+    complete_recover,
     complete_setting,
     complete_target,
 )
@@ -45,6 +46,13 @@ TargetOption = Annotated[
     typer.Option(
         help="uniform, padded (whatever loads stock models), per-layer (transformers) or gguf (llama.cpp).",
         autocompletion=complete_target,
+    ),
+]
+RecoverOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Train the result for a short while: lora, qlora (on 4-bit weights) or full (small models).",
+        autocompletion=complete_recover,
     ),
 ]
 TensorParallelOption = Annotated[
@@ -84,6 +92,7 @@ def run_layers(
     max_drop: str | None = None,
     minimize: str | None = None,
     target: str | None = None,
+    recover: str | None = None,
     tensor_parallel: int | None = None,
     data: list[str] | None = None,
     groups: list[str] | None = None,
@@ -130,6 +139,8 @@ def run_layers(
         layers.append({"seed": seed})
     if target is not None:
         layers.append({"export": {"target": target}})
+    if recover is not None:
+        layers.append({"recovery": {"method": recover}})
     if tensor_parallel is not None:
         layers.append({"space": {"tensor_parallel": tensor_parallel}})
     layers += [parse_assignment(assignment) for assignment in assignments or []]

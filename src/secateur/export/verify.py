@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import ExportError
 from secateur.export.form import ExportedForm
@@ -59,7 +59,7 @@ def verify_export(
     logits = reference(input_ids=probe.to(reference.device), use_cache=False).logits.cpu()
     pruned.to("meta")  # type: ignore[arg-type]
     dense.release()
-    seen = load_in_fresh_process(folder, dense, probe.cpu(), logits, remote_code=form.remote_code)
+    seen = load_in_fresh_process(folder, dense.tokenizer, probe.cpu(), logits, remote_code=form.remote_code)
     if seen.num_parameters != num_parameters:
         raise ExportError(f"{folder} has {seen.num_parameters} parameters when loaded, {num_parameters} were counted")
     if not seen.max_logit_difference <= MAX_LOGIT_DIFFERENCE:
@@ -72,7 +72,7 @@ def verify_export(
 
 def load_in_fresh_process(
     folder: Path,
-    dense: DenseModel,
+    tokenizer: PreTrainedTokenizerBase,
     probe: Int[Tensor, "windows length"],
     logits: Float[Tensor, "windows length vocabulary"],
     *,
@@ -90,7 +90,7 @@ def load_in_fresh_process(
     """
     with tempfile.TemporaryDirectory() as scratch:
         probe_path = Path(scratch) / "probe.safetensors"
-        sentence = torch.tensor(dense.tokenizer(SENTENCE)["input_ids"], dtype=torch.int64)
+        sentence = torch.tensor(tokenizer(SENTENCE)["input_ids"], dtype=torch.int64)
         save_file({"tokens": probe.contiguous(), "logits": logits.contiguous(), "sentence": sentence}, probe_path)
         code = "remote-code" if remote_code else "plain"
         completed = run_check([str(folder), str(probe_path), code, dtype], scratch)
@@ -99,7 +99,7 @@ def load_in_fresh_process(
         raise ExportError(f"{folder} does not load in a fresh process: {last}")
     seen = FreshLoad.model_validate(json.loads(completed.stdout.strip().splitlines()[-1]))
     if not seen.tokenizes_alike:
-        raise ExportError(f"{folder} has a tokenizer that cuts text otherwise than the dense model's")
+        raise ExportError(f"{folder} has a tokenizer that cuts text otherwise than the model's own")
     if not seen.generates_alike_with_and_without_cache:
         raise ExportError(f"{folder} generates other tokens with its KV cache than without")
     return seen

@@ -47,14 +47,19 @@ class DenseModel:
             weights.release()
 
     def fingerprint(self) -> str:
-        """Identify the weights by 64 entries of every tensor, spread over it: cheap, and any fine-tuning changes it."""
-        hasher = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            flat = parameter.detach().flatten()
-            positions = torch.linspace(0, len(flat) - 1, min(64, len(flat)), dtype=torch.float64).long()
-            spread = flat[positions.to(flat.device)].float().cpu()
-            hasher.update(f"{name}{tuple(parameter.shape)}".encode() + spread.numpy().tobytes())
-        return hasher.hexdigest()[:16]
+        """Identify the weights."""
+        return weights_fingerprint(self.model)
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Identify weights by 64 entries of every tensor, spread over it: cheap, and any fine-tuning changes it."""
+    hasher = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        positions = torch.linspace(0, len(flat) - 1, min(64, len(flat)), dtype=torch.float64).long()
+        spread = flat[positions.to(flat.device)].float().cpu()
+        hasher.update(f"{name}{tuple(parameter.shape)}".encode() + spread.numpy().tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def choose_device(name: str) -> torch.device:

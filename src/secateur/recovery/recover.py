@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jaxtyping import Int
@@ -31,6 +32,7 @@ class RecoveryRecord(Record):
     trained_parameters: int
     windows: int = Field(description="of the recovery set")
     domains: tuple[str, ...] = Field(description="of the recovery set")
+    dense_loss: float | None = Field(description="of the dense model on the selection set; null where it is unknown")
     training: TrainingRecord
 
 
@@ -70,11 +72,22 @@ class Recovery:
     def micro_windows(self) -> int:
         return max(1, self.batch_tokens // self.texts.recovery.tokens.shape[1])
 
+    @cached_property
+    def dense_loss(self) -> float | None:
+        """What the dense model loses on the selection set, nats per token; None without one."""
+        if self.teacher is None:
+            return None
+        return mean_loss(self.teacher.model, self.texts.selection, self._selection_windows)
+
+    @property
+    def _selection_windows(self) -> int:
+        return max(1, self.batch_tokens // self.texts.selection.shape[1])
+
     def plan(self, model: PreTrainedModel) -> Plan:
         """Give how long and how fast a model is trained."""
         recipe = self.recipe
         return Plan(
-            steps=max(1, round(recipe.epochs * len(self.texts.recovery) / recipe.batch_windows)),
+            steps=recipe.steps(len(self.texts.recovery)),
             learning_rate=recipe.rate(int(model.config.hidden_size)),
             micro_windows=self.micro_windows,
             schedule=recipe.schedule,
@@ -96,7 +109,7 @@ class Recovery:
     def objective(self, advance: Callable[[], None] = lambda: None) -> Objective:
         """Give what a step lowers; the dense model is asked in advance where that pays."""
         recipe = self.recipe
-        if not (recipe.distill or recipe.hidden_share):
+        if not recipe.learns_from_dense:
             return CrossEntropy()
         return Distillation(self._teacher(advance), recipe.distill, recipe.hidden_share)
 
@@ -121,8 +134,7 @@ class Recovery:
 
     def judge(self, trainee: Trainee) -> Callable[[], float]:
         """Give what asks the selection set about a trainee."""
-        windows = max(1, self.batch_tokens // self.texts.selection.shape[1])
-        return lambda: mean_loss(trainee.judged(), self.texts.selection, windows)
+        return lambda: mean_loss(trainee.judged(), self.texts.selection, self._selection_windows)
 
 
 def recover(
@@ -156,6 +168,7 @@ def recover(
         trained_parameters=sum(each.numel() for each in trainee.parameters.values()),
         windows=len(recovery.texts.recovery),
         domains=recovery.texts.recovery.domain_names,
+        dense_loss=recovery.dense_loss,
         training=training.run(advance),
     )
     if recovery.folder is not None:

@@ -1,6 +1,7 @@
 """The recovery set: windows of text to train on, with what counts in each and the domain it comes from."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def build_recovery_set(
 ) -> RecoverySet:
     """Tokenise and pack every domain's documents into windows, domain by domain.
 
-    Where there is more text than `num_tokens`, every domain gives the same share of its own.
+    Where there is more text than `num_tokens`, every domain gives the same share of its characters.
 
     Args:
         documents_of: Documents by domain; a single domain may be called anything.
@@ -88,20 +89,22 @@ def build_recovery_set(
     Raises:
         DataError: A domain has less text than a window, or there is too little in all.
     """
-    cut = {name: _cut(documents, tokenizer, sequence_length) for name, documents in documents_of.items()}
-    found = sum(len(tokens) for tokens, _ in cut.values())
-    share = min(1.0, num_tokens / max(1, found * sequence_length))
+    characters = {name: sum(map(len, documents)) for name, documents in documents_of.items()}
+    whole = max(1, sum(characters.values()))
+    cut = {
+        name: _cut(documents, tokenizer, sequence_length, math.ceil(num_tokens * characters[name] / whole))
+        for name, documents in documents_of.items()
+    }
     tokens, counted, domains = [], [], []
     for place, (name, (own, own_counted)) in enumerate(cut.items()):
-        kept = round(len(own) * share)
-        if not kept:
+        if not len(own):
             raise DataError(
                 f"domain {name!r} of the recovery set has less text than a window of {sequence_length} tokens; give it "
                 "more, or lower data.sequence_length"
             )
-        tokens.append(own[:kept])
-        counted.append(own_counted[:kept])
-        domains.append(torch.full((kept,), place))
+        tokens.append(own)
+        counted.append(own_counted)
+        domains.append(torch.full((len(own),), place))
     recovery_set = RecoverySet(torch.cat(tokens), torch.cat(counted), torch.cat(domains), tuple(cut))
     if len(recovery_set) < MIN_WINDOWS:
         raise DataError(
@@ -112,15 +115,24 @@ def build_recovery_set(
 
 
 def _cut(
-    documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int
+    documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, most: int
 ) -> tuple[Int[Tensor, "windows length"], Bool[Tensor, "windows predictions"]]:
-    """Pack documents one after the other; windows in which nothing counts are left out."""
+    """Pack documents one after the other, up to so many tokens; windows in which nothing counts are left out."""
+    pieces: list[CountedTokens] = []
+    found = 0
     # In the order of their hash: which of them come first has nothing to do with the order of the file.
-    ordered = sorted(documents, key=lambda each: hashlib.sha256(each.encode("utf-8", "surrogatepass")).hexdigest())
-    pieces = [encode_counted(tokenizer, document) for document in ordered]
+    for document in sorted(documents, key=_hash):
+        if found >= most:
+            break
+        pieces.append(encode_counted(tokenizer, document))
+        found += len(pieces[-1].ids)
     joined = CountedTokens.joined(pieces)
-    windows = len(joined.ids) // length
+    windows = min(found, max(most, length)) // length
     tokens = torch.tensor(joined.ids[: windows * length], dtype=torch.int64).view(windows, length)
     counted = torch.tensor(joined.counted[: windows * length], dtype=torch.bool).view(windows, length)[:, 1:]
     some = counted.any(1)
     return tokens[some], counted[some]
+
+
+def _hash(document: str) -> str:
+    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()

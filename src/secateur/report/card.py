@@ -22,17 +22,18 @@ def model_card(
         whole_experts: What architectures count of MLPs are experts.
     """
     by_name = {row.name: row for row in rows}
-    secateur, dense = by_name["secateur"], by_name["dense"]
+    result, dense = rows[-1], by_name["dense"]
     table = "\n".join(_row(row) for row in rows)
     layers = "\n".join(
         f"| {index} | {kept.kv_heads} of {whole.kv_heads} | {kept.ffn_width} of {whole.ffn_width} |"
         for index, (kept, whole) in enumerate(zip(choice.architecture.layers, dense.architecture.layers, strict=True))
     )
-    groups = _groups(rows) if secateur.groups else ""
-    perplexity = secateur.perplexity
+    groups = _groups(rows) if result.groups else ""
+    perplexity = result.perplexity
     # The title says it where decoder parameters alone were limited.
     limited = any(use.name != "decoder_parameters" for use in budget)
     used = f" Of its budget it uses {budget_text(budget)}." if limited else ""
+    trained = "recovered by a short training" if "recovered" in by_name else "without any training"
     loading = "\n".join(form.loading_lines("path/to/this/folder"))
     return f"""---
 library_name: {form.library}
@@ -45,9 +46,9 @@ tags: [pruned, secateur]
 {loading}
 ```
 
-# {model_name}, pruned to {1 - secateur.parameter_reduction:.1%} of its decoder parameters
+# {model_name}, pruned to {1 - result.parameter_reduction:.1%} of its decoder parameters
 
-Made by Secateur from `{model_name}`, stored in {dtype}, without any training.{used} {form.needs}
+Made by Secateur from `{model_name}`, stored in {dtype}, {trained}.{used} {form.needs}
 
 | model | decoder parameters | all parameters | reduction | perplexity (interval) | KL to dense |
 |---|---|---|---|---|---|

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from secateur.report.progress_state import METRIC, ProgressState
+from secateur.report.progress_state import ProgressState
 from secateur.runs.progress import Event, PredictorFitted, RunFinished, StageAdvanced, StageEnded, StageStarted
 from secateur.schema import Record
 
@@ -27,7 +27,9 @@ class ProgressLine(Record):
     stage: str | None = Field(description="of the run; null where it is none's")
     done: int = Field(description="steps of the stage that are done")
     total: int | None = Field(description="steps of the stage; null where they are not known")
-    metric: str = Field(METRIC, description="of `value` and `lowest`: KL(dense || candidate), nats per token")
+    metric: str = Field(
+        description="of `value`: KL(dense || candidate), or the loss of a training's step; nats per token"
+    )
     value: float | None = Field(description="of the last step that had one")
     lowest: float | None = Field(description="best value of the stage so far")
     predictor: PredictorSeen | None = Field(description="the last one that was fitted")
@@ -65,6 +67,7 @@ class JsonLines:
             stage=getattr(event, "stage", None),
             done=state.done,
             total=state.total,
+            metric=state.metric,
             value=state.value,
             lowest=state.lowest[-1] if state.lowest else None,
             predictor=fitted

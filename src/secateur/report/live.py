@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.report.plain_lines import PlainLines
-from secateur.report.progress_state import METRIC, ProgressState, about, duration, predictor_line
-from secateur.runs.progress import Event, Listener, StageEnded
+from secateur.report.progress_state import ProgressState, about, duration, predictor_line
+from secateur.runs.progress import KL, Event, Listener, StageEnded
 
 REFRESH_PER_SECOND = 5
 LABEL = 10
@@ -101,7 +101,7 @@ class LiveView:
                     "   " + sparkline([math.log(max(value, 1e-9)) for value in state.lowest], min(room, 40)),
                     style="green",
                 )
-            rows.append(self._labelled(f"{METRIC} to dense", values, width))
+            rows.append(self._labelled("KL to dense" if state.metric == KL else state.metric, values, width))
         if state.predictor is not None:
             rows.append(self._labelled("predictor", Text(predictor_line(state.predictor)), width))
         return rows

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from secateur.runs.progress import (
+    KL,
     Event,
     PredictorFitted,
     StageAdvanced,
@@ -16,8 +17,6 @@ from secateur.runs.time_left import TimeLeft
 
 # What the steps of a stage are, where they are not just steps.
 STEPS = {"search": "candidate", "uniformity": "candidate", "calibrate": "layer and module", "evaluate": "model"}
-# The metric of every value that a stage gives: KL(dense || candidate) on the selection set, nats per token.
-METRIC = "KL"
 
 
 @dataclass
@@ -35,6 +34,7 @@ class ProgressState:
     done: int = 0
     total: int | None = None
     value: float | None = None
+    metric: str = KL
     lowest: list[float] = field(default_factory=list)
     predictor: PredictorFitted | None = None
     ended: list[StageEnded] = field(default_factory=list)
@@ -54,6 +54,7 @@ class ProgressState:
             self.lowest.clear()
             self._stage_start = self.clock()
         elif isinstance(event, StageAdvanced):
+            self.metric = event.metric
             self.done, self.value = event.done, event.value if event.value is not None else self.value
             if event.lowest is not None:
                 self.lowest.append(event.lowest)
@@ -104,7 +105,7 @@ class ProgressState:
         """Current and best value with their metric."""
         if self.value is None:
             return ""
-        return f"{METRIC} {self.value:.4f}" + (f", best {self.lowest[-1]:.4f}" if self.lowest else "")
+        return f"{self.metric} {self.value:.4f}" + (f", best {self.lowest[-1]:.4f}" if self.lowest else "")
 
 
 def predictor_line(fitted: PredictorFitted) -> str:

@@ -1,12 +1,14 @@
 """`report.json`: everything in the final table, the chosen architecture, and what is needed to do it again."""
 
 import json
+import math
 
 from pydantic import Field
 
 from secateur.evaluation.paired import PairedComparison
 from secateur.evaluation.perplexity import Perplexity
 from secateur.evaluation.speed import SpeedComparison
+from secateur.recovery.recover import RecoveryRecord
 from secateur.schema import Record
 from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import RoundRecord
@@ -19,7 +21,7 @@ from secateur.space.latency_table import LatencyTable
 class ModelRow(Record):
     """One row of the final table; all rows are evaluated on the same windows."""
 
-    name: str = Field(description="dense, uniform, uniform-wide or secateur")
+    name: str = Field(description="dense, uniform, uniform-wide, secateur (pruned) or recovered")
     architecture: Architecture = Field(description="what is kept per dense layer")
     cost: Cost = Field(description="parameters, FLOPs per token, KV-cache bytes per token")
     parameter_reduction: float = Field(description="1 - decoder parameters / dense decoder parameters")
@@ -221,6 +223,7 @@ class Report(Record):
     samples: tuple[Sample, ...] = Field((), description="generated text side by side")
     rounds: tuple[RoundRecord, ...] = Field(description="of Secateur's own method; empty for others")
     paper: PaperRecord | None = Field(description="of `ji2023`; null for other methods")
+    recovery: RecoveryRecord | None = Field(None, description="how the result was trained; null if it was not")
     comparisons: tuple[PairedComparison, ...] = Field(
         (), description="of the result against dense and each baseline, on the evaluation windows"
     )
@@ -232,6 +235,24 @@ class Report(Record):
 
     def row(self, name: str) -> ModelRow:
         return next(row for row in self.rows if row.name == name)
+
+    @property
+    def result(self) -> ModelRow:
+        """Give the row of what was exported: the recovered model where there was a recovery, else the pruned one."""
+        return self.rows[-1]
+
+    @property
+    def recovered_share(self) -> float | None:
+        """Give the share of the pruned model's excess log-perplexity that the recovery took away, on evaluation text.
+
+        None without a recovery, or where the pruned model was no worse than dense.
+        """
+        if self.recovery is None:
+            return None
+        dense, pruned, recovered = (
+            math.log(self.row(name).perplexity.value) for name in ("dense", "secateur", "recovered")
+        )
+        return (pruned - recovered) / (pruned - dense) if pruned > dense else None
 
 
 def report_schema() -> str:

@@ -1,5 +1,6 @@
 """All that a run folder tells, finished or not: what a report is made from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import yaml
 
 from secateur.errors import RunFolderError
+from secateur.recovery.recover import RecoveryRecord
 from secateur.report.front import Front
 from secateur.report.record import Begun, Choice, Explanation, ModelRow, ReconstructionErrors, Report, Sample
 from secateur.runs.folder import RunFolder
@@ -53,6 +55,7 @@ class Recorded:
     samples: tuple[Sample, ...] = ()
     choice: Choice | None = None
     rows: tuple[ModelRow, ...] = ()
+    recovery: RecoveryRecord | None = None
     front: Front | None = None
     report: Report | None = None
 
@@ -78,6 +81,11 @@ class Recorded:
 
     def row(self, name: str) -> ModelRow | None:
         return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def result(self) -> ModelRow | None:
+        """The row of the recovered model, or of the pruned one where there is none."""
+        return self.row("recovered") or self.row("secateur")
 
     def is_probe(self, measurement: Measurement) -> bool:
         """Say whether it was measured to learn from only."""
@@ -137,6 +145,12 @@ class Recorded:
         return {"secateur": self.begun.secateur} | self.begun.versions if self.begun else {}
 
 
+def evaluated_rows(payload: Mapping[str, Any]) -> tuple[ModelRow, ...]:
+    """Give the rows that a run has come to, by what its stages left."""
+    rows = [*(payload.get("evaluate") or ()), *filter(None, [payload.get("evaluate recovered")])]
+    return tuple(ModelRow.model_validate(row) for row in rows)
+
+
 def read_recorded(root: Path, report: Report | None = None) -> Recorded:
     """Read a run folder; what the run has not come to yet is left out.
 
@@ -170,7 +184,8 @@ def read_recorded(root: Path, report: Report | None = None) -> Recorded:
         explanation=Explanation.model_validate(payload[EXPLANATION]) if EXPLANATION in payload else None,
         samples=tuple(Sample.model_validate(each) for each in payload.get("samples") or ()),
         choice=Choice.model_validate(payload["prune"]) if "prune" in payload else None,
-        rows=report.rows if report else tuple(ModelRow.model_validate(row) for row in payload.get("evaluate") or ()),
+        rows=report.rows if report else evaluated_rows(payload),
+        recovery=RecoveryRecord.model_validate(payload["recover"]) if "recover" in payload else None,
         front=Front.model_validate_json(folder.front.read_text()) if folder.front.is_file() else None,
         report=report,
     )

@@ -15,6 +15,7 @@ TITLES = {
     "uniform": "uniform",
     "uniform-wide": "uniform, wide",
     "secateur": "Secateur",
+    "recovered": "recovered",
 }
 METRICS = {"perplexity": "perplexity", "kl": "KL", "accuracy": "multiple-choice accuracy"}
 
@@ -47,7 +48,7 @@ def final_table(report: Report) -> Table:
             f"{(row.perplexity.high - row.perplexity.low) / 2:.2f}",
             f"{row.kl:.3f}",
             f"{row.seconds:.0f}",
-            style="bold" if row.name == "secateur" else "",
+            style="bold" if row is report.result else "",
         )
     return table
 
@@ -109,7 +110,7 @@ def group_table(report: Report) -> Table:
         values = [each.value for each in row.groups.values()]
         mean = math.exp(sum(map(math.log, values)) / len(values))
         cells = (*(f"{value:.2f}" for value in values), f"{mean:.2f}", f"{row.disparity:.3f}")
-        table.add_row(_title(report, row.name), *cells, style="bold" if row.name == "secateur" else "")
+        table.add_row(_title(report, row.name), *cells, style="bold" if row is report.result else "")
     return table
 
 
@@ -135,6 +136,7 @@ def summary_lines(report: Report) -> list[str]:
     """Say in words what the table does not: gains, predictor quality, where the result is and how it loads."""
     secateur = report.row("secateur")
     lines = drop_lines(report.drop) if report.drop else []
+    lines += recovery_lines(report)
     for name, left in report.excess_log_perplexity_left.items():
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
         share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
@@ -192,6 +194,20 @@ def summary_lines(report: Report) -> list[str]:
         f"{export.class_name}, {export.num_parameters:,} parameters, {export.logits}"
     )
     return lines
+
+
+def recovery_lines(report: Report) -> list[str]:
+    """Say what the training gave back."""
+    if report.recovery is None:
+        return []
+    training, share = report.recovery.training, report.recovered_share
+    before, after = (report.row(name).perplexity.value for name in ("secateur", "recovered"))
+    gave = f": {share:.0%} of the excess log-perplexity that the cut left" if share is not None else ""
+    kept = "" if training.best_step else "; no step made it better on the selection set, so it stays as it was"
+    return [
+        f"recovery ({report.recovery.recipe.method}, {training.tokens:,} tokens, {training.seconds:.0f} s): perplexity "
+        f"{before:.2f} -> {after:.2f}{gave}{kept}"
+    ]
 
 
 def uniformity_line(uniformity: Uniformity) -> str:

@@ -38,6 +38,11 @@ class RunFolder:
         return self.root / "calibration"
 
     @property
+    def recovery(self) -> Path:
+        """What a recovery that is under way has put aside."""
+        return self.root / "recovery"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.json"
 

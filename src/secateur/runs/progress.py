@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+KL, LOSS = "KL", "loss"
+
 
 @dataclass(frozen=True)
 class StageStarted:
@@ -19,6 +21,8 @@ class StageAdvanced:
     """One step of a stage is done. `value` is what the step gave, `lowest` the least of the stage so far.
 
     `seconds` is what the step took by itself where steps are made in groups, 0 where it came from the run folder.
+    `metric` says what the values are: `KL` to the dense model on the selection set, or the `loss` of a step's text, of
+    which no lowest is told; both in nats per token.
     """
 
     stage: str
@@ -26,6 +30,7 @@ class StageAdvanced:
     value: float | None = None
     lowest: float | None = None
     seconds: float | None = None
+    metric: str = KL
 
 
 @dataclass(frozen=True)
@@ -113,26 +118,27 @@ def heard_by(*listeners: Listener) -> Listener:
 class StageClock:
     """Handle of a running stage: `advance` after each step, `note` for the line that closes it."""
 
-    def __init__(self, stage: str, listener: Listener) -> None:
+    def __init__(self, stage: str, listener: Listener, metric: str = KL) -> None:
         self.stage = stage
         self.note = ""
         self.reused = False
         self.done = 0
         self.seconds = 0.0
         self._lowest: float | None = None
+        self._metric = metric
         self._listener = listener
 
     def advance(self, value: float | None = None, seconds: float | None = None) -> None:
         self.done += 1
-        if value is not None:
+        if value is not None and self._metric == KL:
             self._lowest = value if self._lowest is None else min(value, self._lowest)
-        self._listener(StageAdvanced(self.stage, self.done, value, self._lowest, seconds))
+        self._listener(StageAdvanced(self.stage, self.done, value, self._lowest, seconds, self._metric))
 
 
 @contextlib.contextmanager
-def stage_clock(stage: str, listener: Listener, total: int | None = None) -> Iterator[StageClock]:
+def stage_clock(stage: str, listener: Listener, total: int | None = None, metric: str = KL) -> Iterator[StageClock]:
     """Emit the events of one stage and time it; nothing ends where an exception passes."""
-    clock = StageClock(stage, listener)
+    clock = StageClock(stage, listener, metric)
     listener(StageStarted(stage, total))
     start = time.perf_counter()
     yield clock

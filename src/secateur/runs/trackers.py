@@ -56,7 +56,7 @@ class Tracked:
     def listen(self, event: Event) -> None:
         if isinstance(event, StageAdvanced) and event.value is not None:
             self._step += 1
-            scalars = {f"{event.stage}/kl": event.value}
+            scalars = {f"{event.stage}/{event.metric.lower()}": event.value}
             if event.lowest is not None:
                 scalars[f"{event.stage}/best_kl"] = event.lowest
             self.tracker.log(self._step, scalars)

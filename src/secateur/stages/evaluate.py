@@ -31,6 +31,15 @@ class EvaluationSets:
     dense_losses: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows of the final table, the last of them the result's, and what they were made of."""
+
+    rows: tuple[ModelRow, ...]
+    scores: tuple[WindowScores, ...]
+    sets: EvaluationSets
+
+
 def evaluation_sets(run: Run) -> EvaluationSets:
     tokens = run.inputs.sets[Role.EVALUATION].expect(Role.EVALUATION)
     groups = group_references(run, Role.EVALUATION)
@@ -41,10 +50,8 @@ def evaluation_sets(run: Run) -> EvaluationSets:
     )
 
 
-def evaluate_stage(
-    run: Run, pruned: PreTrainedModel, choice: Choice, uniform_bank: WeightBank | None
-) -> tuple[tuple[ModelRow, ...], tuple[PairedComparison, ...]]:
-    """Give one row per model, the result's last, and the result beside each of the others, window by window."""
+def evaluate_stage(run: Run, pruned: PreTrainedModel, choice: Choice, uniform_bank: WeightBank | None) -> Evaluation:
+    """Give one row per model, the pruned one's last."""
     dense = run.inputs.original
     uniform = dict(zip(("uniform", "uniform-wide"), uniform_baselines(run), strict=False))
     spent = {row.name: row.seconds for row in run.store.stages()}
@@ -65,11 +72,34 @@ def evaluate_stage(
         seconds = spent["calibrate"] + spent["search"] + spent["prune"]
         add_row(*_evaluated(run, sets, "secateur", run.inputs.shape, choice.architecture, pruned, seconds))
     run.store.end_stage("evaluate", clock.seconds, [row.model_dump(mode="json") for row in rows])
-    return tuple(rows), compared_rows(run, rows, scores)
+    return Evaluation(tuple(rows), tuple(scores), sets)
 
 
-def compared_rows(run: Run, rows: list[ModelRow], scores: list[WindowScores]) -> tuple[PairedComparison, ...]:
-    """Compare the last row's model with each of the others on the evaluation windows."""
+def evaluate_recovered(run: Run, evaluation: Evaluation, recovered: PreTrainedModel, seconds: float) -> Evaluation:
+    """Add the row of the recovered model, on the same windows.
+
+    Args:
+        seconds: That the recovery took.
+    """
+    pruned = evaluation.rows[-1]
+    with stage_clock("evaluate recovered", run.listener) as clock:
+        row, scores = _evaluated(
+            run,
+            evaluation.sets,
+            "recovered",
+            run.inputs.shape,
+            pruned.architecture,
+            recovered,
+            pruned.seconds + seconds,
+        )
+        clock.note = f"perplexity {pruned.perplexity.value:.4f} -> {row.perplexity.value:.4f}"
+    run.store.end_stage("evaluate recovered", clock.seconds, row.model_dump(mode="json"))
+    return Evaluation((*evaluation.rows, row), (*evaluation.scores, scores), evaluation.sets)
+
+
+def compared_rows(run: Run, evaluation: Evaluation) -> tuple[PairedComparison, ...]:
+    """Compare the result, the last row, with each of the others on the evaluation windows."""
+    rows, scores = evaluation.rows, evaluation.scores
     predictions = run.config.data.sequence_length - 1
     weights = torch.full((len(scores[-1].loss),), predictions)
     return tuple(

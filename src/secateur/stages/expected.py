@@ -90,6 +90,8 @@ def expected_work(
         stages.append(StageWork("uniformity", tuple(uniformity_parts(prices, *amounts.alternative))))
     stages.append(StageWork("prune", tuple(prune_parts(prices))))
     stages.append(StageWork("evaluate", evaluate_parts(prices)))
+    if config.recovery.method != "none":
+        stages.append(StageWork("recover", recover_parts(prices)))
     stages.append(StageWork("samples", samples_parts(prices)))
     stages.append(StageWork("explain", (Part("explain", EXPLANATION * speeds.thinking),)))
     stages.append(StageWork("export", (Part("export", FRESH_PROCESS * speeds.thinking),)))
@@ -251,6 +253,14 @@ def evaluate_parts(prices: Prices) -> tuple[Part, ...]:
         *([Part("sliced", baselines * prices.sliced(tokens), baselines)] if baselines else []),
         Part("scored", prices.scored(tokens), 1),
     )
+
+
+def recover_parts(prices: Prices) -> tuple[Part, ...]:
+    amounts, recipe = prices.amounts, prices.amounts.config.recovery
+    steps = recipe.steps(amounts.recovery_tokens // amounts.config.data.sequence_length)
+    step_tokens = recipe.batch_windows * amounts.config.data.sequence_length
+    judged = (min(recipe.judgements, steps) + 1) * prices.scored(amounts.num_tokens[Role.SELECTION])
+    return (Part("step", steps * prices.trained(step_tokens) + judged, steps),)
 
 
 def samples_parts(prices: Prices) -> tuple[Part, ...]:

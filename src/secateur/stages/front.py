@@ -121,6 +121,12 @@ def export_point(
             clock.note = f"perplexity {row.perplexity.value:.4f}"
         with stage_clock("export", listener) as clock:
             target.parent.mkdir(parents=True, exist_ok=True)
-            record = write_export(run, target, pruned, choice, (*report.rows[:-1], row))
+            record = write_export(
+                run,
+                target,
+                pruned,
+                choice,
+                (*(each for each in report.rows if each.name not in ("secateur", "recovered")), row),
+            )
             clock.note = exported_note(record)
     return record, row

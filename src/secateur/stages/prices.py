@@ -32,6 +32,7 @@ class Amounts:
         baselines: How many uniform models are evaluated beside.
         alternative: The other space and its budget, where it is asked for.
         state_bytes: Of one token's state.
+        recovery_tokens: Of the recovery set, where there is one.
     """
 
     config: RunConfig
@@ -43,6 +44,7 @@ class Amounts:
     baselines: int
     alternative: tuple[SearchSpace, Budget] | None
     state_bytes: int
+    recovery_tokens: int = 0
 
     @classmethod
     def of(cls, config: RunConfig, inputs: Inputs) -> "Amounts":
@@ -61,6 +63,7 @@ class Amounts:
             baselines=len(uniform_architectures(inputs.dense.shape, inputs.budget)) if wanted else 0,
             alternative=(alternative.space, alternative.budget) if alternative else None,
             state_bytes=inputs.walk.state_size * inputs.dense.model.dtype.itemsize,
+            recovery_tokens=inputs.recovery.num_tokens if inputs.recovery else 0,
         )
 
     @property
@@ -145,6 +148,12 @@ class Prices:
             pieces /= 2
         several = len(self.amounts.config.data.groups) or 1
         return self.speeds.thinking * (pieces * several + PROPOSAL * (1 if several == 1 else 3))
+
+    def trained(self, tokens: int) -> float:
+        """Steps of a recovery on so many tokens."""
+        made = THERE_AND_BACK * self.layers * self.speeds.made_token
+        taught = self.dense(tokens) if self.amounts.config.recovery.learns_from_dense else 0.0
+        return tokens * (made + self.speeds.gradients_token) + taught
 
     @property
     def gains(self) -> float:

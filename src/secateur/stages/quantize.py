@@ -78,7 +78,7 @@ def _write(run: Run, source: Path, scheme: str, folder: Path, name: str) -> Quan
     model.save_pretrained(folder)
     run.inputs.dense.tokenizer.save_pretrained(folder)
     code = has_own_code(folder)
-    seen = load_in_fresh_process(folder, run.inputs.dense, probe, logits, remote_code=code, dtype="auto")
+    seen = load_in_fresh_process(folder, run.inputs.dense.tokenizer, probe, logits, remote_code=code, dtype="auto")
     # The same kernels on the same weights.
     if not seen.max_logit_difference <= 1e-2 * float(logits.std()):
         raise ExportError(f"{folder} gives logits that differ by {seen.max_logit_difference:.2e} once it is loaded")

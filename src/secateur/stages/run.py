@@ -81,6 +81,11 @@ class Run:
         return measuring_dtype(self.config.evaluation.dtype, self.inputs.walk.model)
 
     @property
+    def result_name(self) -> str:
+        """The name of the result's row: of the recovered model, or of the pruned one where there is no recovery."""
+        return "secateur" if self.config.recovery.method == "none" else "recovered"
+
+    @property
     def export_dtype(self) -> str:
         return self.inputs.dense.stored_dtype if self.config.export.dtype == "auto" else self.config.export.dtype
 

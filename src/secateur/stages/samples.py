@@ -21,13 +21,13 @@ FEW_TOKENS, LARGE = 8, 500_000_000
 SMALL = 200_000_000
 
 
-def samples_stage(run: Run, pruned: PreTrainedModel, uniform_bank: WeightBank | None) -> tuple[Sample, ...]:
+def samples_stage(run: Run, result: PreTrainedModel, uniform_bank: WeightBank | None) -> tuple[Sample, ...]:
     """Let models continue the starts of evaluation windows, greedily. The text chooses nothing."""
     known = run.store.stage("samples")
     if known is not None:
         return tuple(Sample.model_validate(each) for each in known.payload)
     dense = run.inputs.original
-    models = {"dense": dense.model, "secateur": pruned}
+    models = {"dense": dense.model, run.result_name: result}
     with stage_clock("samples", run.listener, PROMPTS) as clock:
         windows = run.inputs.sets[Role.EVALUATION].expect(Role.EVALUATION).tokens
         length = min(PROMPT_TOKENS, run.config.data.sequence_length // 2)
@@ -40,7 +40,7 @@ def samples_stage(run: Run, pruned: PreTrainedModel, uniform_bank: WeightBank | 
         if uniform_bank is not None and baselines and dense.shape.decoder_parameters < SMALL:
             uniform = prune(run.inputs.dense, uniform_bank, baselines[0])
             texts["uniform"] = _texts(run, continued(uniform, prompts, count))
-        order = [name for name in ("dense", "uniform", "secateur") if name in texts]
+        order = [name for name in ("dense", "uniform", run.result_name) if name in texts]
         samples = tuple(
             Sample(prompt=prompt, continuations={name: texts[name][place] for name in order})
             for place, prompt in enumerate(_texts(run, prompts))

@@ -29,7 +29,7 @@ def speed_stage(run: Run) -> SpeedComparison | None:
         return None  # the run's modules are not those of its users, and there is nothing to load
     evaluation = config.evaluation
     with stage_clock("speed", run.listener, evaluation.speed_repeats) as clock:
-        models = [_dense(run), _loaded(run, "secateur", str(run.folder.exported))]
+        models = [_dense(run), _loaded(run, run.result_name, str(run.folder.exported))]
         speed = compare_speed(
             models,
             evaluation.speed_prompt_tokens,

@@ -81,13 +81,13 @@ def test_the_best_so_far_never_rises_and_ends_at_the_best(run):
 
 
 def test_quality_has_intervals_and_groups(run):
-    result = trace(perplexity(run), "result")
+    result = trace(perplexity(run), "pruned")
     assert result["x"][0] - result["error_x"]["arrayminus"][0] == pytest.approx(0.98 * 6.4)
-    assert trace(groups(run), "result")["x"] == pytest.approx([6.4 / 6.0] * 2)
+    assert trace(groups(run), "pruned")["x"] == pytest.approx([6.4 / 6.0] * 2)
 
 
 def test_speed_is_a_share_of_the_dense_models(run):
-    assert trace(speed(run), "result")["x"] == pytest.approx([80, 80, 80, 80])
+    assert trace(speed(run), "pruned")["x"] == pytest.approx([80, 80, 80, 80])
 
 
 def test_plotly_knows_every_word(run):

@@ -33,7 +33,7 @@ TITLES = {
     "dense": "dense",
     "uniform": "uniform",
     "uniform-wide": "uniform, wide",
-    "secateur": "result",
+    "secateur": "pruned",
     "recovered": "recovered",
 }
 

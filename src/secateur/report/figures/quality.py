@@ -98,7 +98,7 @@ def divergence(run: Recorded) -> Picture | None:
         }
         for row in others
     ]
-    result = run.row("secateur")
+    result = run.result
     rivals = [row for row in others if row.name.startswith("uniform")]
     title = (
         f"The result is {short(result.kl)} nats per token from the dense model" if result else "KL to the dense model"

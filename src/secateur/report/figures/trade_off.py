@@ -140,7 +140,7 @@ def _chosen(run: Recorded, known: Architectures) -> list[Trace]:
 
 
 def _finding(run: Recorded) -> str:
-    result, dense = run.row("secateur"), run.row("dense")
+    result, dense = run.result, run.row("dense")
     if result is None or dense is None:
         best = run.best
         if best is None:

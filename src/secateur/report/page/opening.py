@@ -16,7 +16,7 @@ SHEARS = (
 
 def title_of(run: Recorded) -> str:
     """Name the page."""
-    result = run.row("secateur")
+    result = run.result
     if result is not None:
         return f"{run.model}, pruned to {percent(1 - result.parameter_reduction)} of its decoder parameters"
     return f"{run.model}, being pruned"
@@ -41,7 +41,7 @@ def opening_html(run: Recorded) -> str:
 
 def _lead(run: Recorded) -> str:
     """Say the result in a sentence or two. Only numbers stand in it as they are."""
-    dense, result = run.row("dense"), run.row("secateur")
+    dense, result = run.row("dense"), run.result
     if dense is None or result is None:
         return (
             f"{len(run.measurements)} architectures have been measured so far; everything below is what is known by "
@@ -50,7 +50,7 @@ def _lead(run: Recorded) -> str:
     change = result.perplexity.value / dense.perplexity.value - 1
     text = (
         f"Perplexity is <b>{result.perplexity.value:.2f}</b>, the dense model has {dense.perplexity.value:.2f} "
-        f"(<b>{100 * change:+.1f} %</b>), on text that chose nothing, without any training."
+        f"(<b>{100 * change:+.1f} %</b>), on text that chose nothing, {_trained(run)}."
     )
     rivals = [row for row in run.rows if row.name.startswith("uniform")]
     if rivals:
@@ -64,8 +64,15 @@ def _lead(run: Recorded) -> str:
     return text
 
 
+def _trained(run: Recorded) -> str:
+    pruned = run.row("secateur")
+    if run.recovery is None or pruned is None:
+        return "without any training"
+    return f"after a short training; the pruned model has {pruned.perplexity.value:.2f} before it"
+
+
 def _tiles(run: Recorded) -> list[tuple[str, str, str, bool]]:
-    dense, result = run.row("dense"), run.row("secateur")
+    dense, result = run.row("dense"), run.result
     if dense is None or result is None:
         return _early_tiles(run)
     measured = run.report.num_measurements if run.report else len(run.measurements)

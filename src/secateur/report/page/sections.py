@@ -8,6 +8,7 @@ from secateur.report.figures.predictions import predicted_against_measured, rank
 from secateur.report.figures.progress import progress
 from secateur.report.figures.quality import divergence, groups, perplexity
 from secateur.report.figures.reasons import contributions, importance
+from secateur.report.figures.recovery import recovery
 from secateur.report.figures.speed import speed
 from secateur.report.figures.trade_off import front_picture, trade_off
 from secateur.report.page.elements import card, figure, grid, nothing, section, table, words
@@ -160,7 +161,7 @@ class Sections:
 
     def _quality(self) -> str:
         run = self.run
-        pictures = [perplexity(run), divergence(run), groups(run)]
+        pictures = [perplexity(run), divergence(run), groups(run), recovery(run)]
         intro = "Before and after, all on the same evaluation windows, which nothing before the evaluation reads."
         content = self._drawn(pictures, "The run has not come to its evaluation yet.", self._pairs())
         return section("quality", "Quality", intro, content)

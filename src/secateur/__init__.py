@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from secateur.api.predictor import FittedPredictor, fit_predictor
     from secateur.api.prune import open_run, prune
     from secateur.api.pruned import PrunedModel
+    from secateur.api.recovering import recover
     from secateur.api.result import PruneResult
     from secateur.config import RunConfig
     from secateur.data import Role, TokenSet
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
         RunFolderError,
         SecateurError,
     )
+    from secateur.recipe import Recipe
+    from secateur.recovery.recover import RecoveryRecord
     from secateur.report.front import Front, FrontPoint
     from secateur.report.record import Report
     from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
@@ -51,6 +54,7 @@ _PUBLIC = {
     "secateur.api.predictor": ("FittedPredictor", "fit_predictor"),
     "secateur.api.prune": ("open_run", "prune"),
     "secateur.api.pruned": ("PrunedModel",),
+    "secateur.api.recovering": ("recover",),
     "secateur.api.result": ("PruneResult",),
     "secateur.config": ("RunConfig",),
     "secateur.data": ("Role", "TokenSet"),
@@ -65,6 +69,8 @@ _PUBLIC = {
         "RunFolderError",
         "SecateurError",
     ),
+    "secateur.recipe": ("Recipe",),
+    "secateur.recovery.recover": ("RecoveryRecord",),
     "secateur.report.front": ("Front", "FrontPoint"),
     "secateur.report.record": ("Report",),
     "secateur.runs.progress": ("Event", "StageAdvanced", "StageEnded", "StageStarted"),
@@ -94,6 +100,8 @@ __all__ = [
     "ModelError",
     "PruneResult",
     "PrunedModel",
+    "Recipe",
+    "RecoveryRecord",
     "Report",
     "Role",
     "RunConfig",
@@ -114,6 +122,7 @@ __all__ = [
     "open_run",
     "prune",
     "reconstruct",
+    "recover",
     "sample_architectures",
     "search_architectures",
     "search_space",

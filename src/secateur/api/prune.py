@@ -43,6 +43,7 @@ def prune(
     max_drop: str | Drop | None = None,
     minimize: str | None = None,
     target: str | None = None,
+    recover: str | None = None,
     tensor_parallel: int | None = None,
     groups: Mapping[str, Text] | None = None,
     preset: str | None = None,
@@ -89,6 +90,7 @@ def prune(
         minimize: What `max_drop` makes small: `params`, `flops`, `kv-cache-bytes`, `prefill` or `decode`.
         target: Who loads the result: `per-layer` (transformers), `uniform` or `padded` (whatever loads stock models),
             `gguf` (llama.cpp).
+        recover: Train the result for a short while: `lora`, `qlora` or `full`; settings in `config["recovery"]`.
         tensor_parallel: Devices that heads and widths must divide among.
         groups: Text by name of a group (language, domain) that should lose no more than others; two or more.
         preset: A published method in place of the default; see `secateur.presets`.
@@ -119,6 +121,7 @@ def prune(
     others: dict[str, dict[str, Any]] = {
         "model": {"device": device, "dtype": dtype},
         "export": {"target": target},
+        "recovery": {"method": recover},
         "space": {"tensor_parallel": tensor_parallel},
     }
     settings, texts = run_settings(model, data, groups, limits, preset=preset, config=config, others=others, seed=seed)

@@ -1,0 +1,130 @@
+"""What a short training gives back of what the cut took: LoRA and full fine-tuning, with and without a teacher.
+
+    python benchmarks/recovery.py [--subjects demo,stories260k] [--keeps 0.7,0.5] [--seeds 0,1,2] [--ways lora,...]
+
+Every way trains the same pruned model on the same text for as many steps, and is compared on the evaluation set, which
+chose nothing. `plain` starts from the same architecture cut without reconstruction. Other parts have files of their
+own: recovery_tuning, recovery_soup, recovery_robust, recovery_front, recovery_scratch. Writes
+`benchmarks/results/recovery.json` after every cell (cells that it holds are not made again) and prints the table.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from recovery_subjects import SUBJECTS, Subject, subject
+from transformers import PreTrainedModel
+
+from secateur.assignments import parse_list
+from secateur.cli.terminal import quiet_libraries
+from secateur.recipe import Recipe
+from secateur.recovery.recover import recover
+
+RESULTS = Path(__file__).parent / "results" / "recovery.json"
+# One epoch of so many tokens: half a minute to two minutes on one core.
+TOKENS = 100_000
+# Settings of each way, beside the default recipe's, and whether it starts from what was cut plainly.
+WAYS: dict[str, tuple[dict[str, Any], bool]] = {
+    "lora": ({"method": "lora"}, False),
+    "lora, from plainly cut": ({"method": "lora"}, True),
+    "lora, half distilled": ({"method": "lora", "distill": 0.5}, False),
+    "lora, distilled": ({"method": "lora", "distill": 1.0}, False),
+    "full": ({"method": "full"}, False),
+    "full, half distilled": ({"method": "full", "distill": 0.5}, False),
+}
+
+
+def run_one(own: Subject, settings: dict[str, Any], *, plain: bool) -> dict[str, Any]:
+    """Recover once; losses in nats per token, on the selection set and (reported only) on the evaluation set."""
+    recipe = Recipe(**({"epochs": 1, "judgements": 5} | settings))
+    start: Callable[[], PreTrainedModel] = own.plainly_cut if plain else own.pruned
+    model = start()
+    before, begun = own.evaluated(model), time.perf_counter()
+    recovered, record = recover(model, own.recovery(recipe))
+    seconds, after = time.perf_counter() - begun, own.evaluated(recovered)
+    training = record.training
+    return {
+        "evaluation": {"dense": own.dense_loss, "before": before, "after": after},
+        "closed": own.closed(before, after),
+        # Of what the run's own result still has beyond dense: for ways that start elsewhere.
+        "left_of_reconstructed": (after - own.dense_loss) / (own.evaluated(own.pruned()) - own.dense_loss),
+        "selection": {"before": training.judgements[0].loss, "after": training.best.loss},
+        "steps": training.steps,
+        "tokens": training.tokens,
+        "learning_rate": record.learning_rate,
+        "trained_parameters": record.trained_parameters,
+        "rollbacks": len(training.rollbacks),
+        "seconds": seconds,
+    }
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Write a median with its range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table_of(cells: dict[str, dict[str, Any]]) -> str:
+    """Write medians and ranges over seeds in Markdown, a line per subject and way."""
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for key, cell in cells.items():
+        name, keep, _, way = key.split("/")
+        grouped.setdefault((name, keep, way), []).append(cell)
+    lines = [
+        "| model | kept | way | excess loss closed | evaluation loss: dense, pruned, recovered | seconds | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (name, keep, way), own in grouped.items():
+        losses = ", ".join(
+            f"{statistics.median([cell['evaluation'][part] for cell in own]):.3f}"
+            for part in ("dense", "before", "after")
+        )
+        closed = spread([cell["closed"] for cell in own])
+        seconds = f"{statistics.median([cell['seconds'] for cell in own]):.0f}"
+        lines.append(f"| {name} | {keep} | {way} | {closed} | {losses} | {seconds} | {len(own)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--keeps", default="0.7,0.5")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--ways", default=";".join(WAYS), help="names with semicolons between")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    quiet_libraries()
+    ways = [way.strip() for way in arguments.ways.split(";")]
+    record: dict[str, Any] = {
+        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
+        "torch": torch.__version__,
+        "tokens": TOKENS,
+        "ways": {name: settings for name, (settings, _) in WAYS.items()},
+        "cells": {},
+    }
+    if arguments.out.is_file():
+        record["cells"] = json.loads(arguments.out.read_text())["cells"]
+    for seed in parse_list("--seeds", arguments.seeds, int):
+        for name in parse_list("--subjects", arguments.subjects, str):
+            for keep in parse_list("--keeps", arguments.keeps, float):
+                wanted = [way for way in ways if f"{name}/{keep:g}/{seed}/{way}" not in record["cells"]]
+                own = subject(name, keep, seed, TOKENS) if wanted else None
+                for way in wanted:
+                    assert own is not None, "there is something to do"
+                    settings, plain = WAYS[way]
+                    cell = run_one(own, settings, plain=plain)
+                    print(f"{name}, {keep:g} kept, seed {seed}, {way}: closed {cell['closed']:.2f}", flush=True)
+                    record["cells"][f"{name}/{keep:g}/{seed}/{way}"] = cell
+                    record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+                    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(table_of(record["cells"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from secateur.api.pruned import PrunedModel
     from secateur.api.recovering import recover
     from secateur.api.result import PruneResult
+    from secateur.api.soup import soup
     from secateur.config import RunConfig
     from secateur.data import Role, TokenSet
     from secateur.demo import decoder_path, generate_documents
@@ -56,6 +57,7 @@ _PUBLIC = {
     "secateur.api.pruned": ("PrunedModel",),
     "secateur.api.recovering": ("recover",),
     "secateur.api.result": ("PruneResult",),
+    "secateur.api.soup": ("soup",),
     "secateur.config": ("RunConfig",),
     "secateur.data": ("Role", "TokenSet"),
     "secateur.demo": ("decoder_path", "generate_documents"),
@@ -126,6 +128,7 @@ __all__ = [
     "sample_architectures",
     "search_architectures",
     "search_space",
+    "soup",
     "token_sets",
     "weight_bank",
 ]

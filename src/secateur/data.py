@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.demo import generate_documents
 from secateur.errors import DataError
-from secateur.token_stream import Conversation, TokenStream, encode, encode_rows
+from secateur.token_stream import Conversation, Instruction, TokenStream, answered, encode, encode_rows
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 MIN_WINDOWS = 4
@@ -88,8 +88,8 @@ def read_documents(source: str, text_field: str = "text", texts: Texts = NO_TEXT
     """Read the documents of one source.
 
     A `.txt` file is cut at `<|endoftext|>` where it has any, else at blank lines, else at line ends; a `.jsonl` file
-    has one document per line, a text or the messages of a chat (`Conversation`); `demo` is generated; anything else is
-    the id of a data set on the hub.
+    has one document per line: a text, the messages of a chat (`Conversation`), or an instruction with its response
+    (`Instruction`); `demo` is generated; anything else is the id of a data set on the hub.
 
     Args:
         texts: Documents that were handed over instead, by the name of their source.
@@ -98,7 +98,8 @@ def read_documents(source: str, text_field: str = "text", texts: Texts = NO_TEXT
         DataError: The source is missing, is not UTF-8, or has no text in it.
     """
     read = texts[source] if source in texts else _read(source, text_field, _documents)
-    stripped = (document if isinstance(document, Conversation) else document.strip() for document in read)
+    whole = (Conversation, Instruction)
+    stripped = (document if isinstance(document, whole) else document.strip() for document in read)
     documents = [document for document in stripped if document]
     if not documents:
         raise DataError(f"data source {source!r} has no text in it; give a file with at least one document")
@@ -323,17 +324,18 @@ def _jsonl_texts(text: str, source: str, text_field: str) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-            conversation = Conversation.of(record) if isinstance(record, dict) and text_field not in record else None
-            value = conversation or record[text_field]
+            spoken = answered(record) if isinstance(record, dict) and text_field not in record else None
+            value = spoken or record[text_field]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
-                f"{source}, line {number}: expected a JSON object with a text in {text_field!r}, or messages "
-                f"({type(error).__name__}: {str(error)[:80]}); name another field with --set data.text_field=..."
+                f"{source}, line {number}: expected a JSON object with a text in {text_field!r}, messages or an "
+                f"instruction ({type(error).__name__}: {str(error)[:80]}); name another field with --set "
+                "data.text_field=..."
             ) from error
         if not isinstance(value, str):
             raise DataError(f"{source}, line {number}: field {text_field!r} is {type(value).__name__}, expected a text")
-        if conversation:
-            yield conversation
+        if spoken:
+            yield spoken
             continue
         # JSON can spell half a character (a lone surrogate), which no tokenizer takes.
         yield value.encode("utf-8", "replace").decode("utf-8")
@@ -350,7 +352,7 @@ def _hub_texts(source: str, text_field: str) -> Iterator[str]:
     name, configuration, split = (*source.split(":"), "", "")[:3]
     try:
         rows = datasets.load_dataset(name, configuration or None, split=split or "train")
-        yield from ((Conversation.of(row) if text_field not in row else None) or row[text_field] for row in rows)
+        yield from ((answered(row) if text_field not in row else None) or row[text_field] for row in rows)
     except Exception as error:  # the hub client raises many kinds for a missing data set, field or network
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"hub data set {source!r} cannot be read: {type(error).__name__}: {reason}") from error

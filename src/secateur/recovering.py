@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.config import ModelConfig, RunConfig
-from secateur.data import Role, TokenSet, assign_documents, assign_group_documents, build_token_sets
+from secateur.data import Role, TokenSet, assign_documents, assign_group_documents, build_group_sets, build_token_sets
 from secateur.demo import decoder_path
 from secateur.errors import ConfigError
 from secateur.evaluation.paired import PairedComparison, compare_paired
@@ -23,7 +23,8 @@ from secateur.evaluation.perplexity import Perplexity, perplexity, window_losses
 from secateur.export.checkpoint import round_weights
 from secateur.export.recovered import save_recovered
 from secateur.model.loading import load_causal_model, weights_fingerprint
-from secateur.recovery.recover import DenseTeacher, Recovery, Texts, recover
+from secateur.recovery.assembly import DenseTeacher, Recovery, Texts
+from secateur.recovery.recover import recover
 from secateur.recovery_folder import (
     RecoveredRow,
     RecoveryFolder,
@@ -32,7 +33,7 @@ from secateur.recovery_folder import (
     check_recovery_folder,
     remember,
 )
-from secateur.recovery_inputs import load_recovery_set, refuse_recovery
+from secateur.recovery_inputs import load_recovery_set, refuse_recovery, selection_by_domain
 from secateur.report.recovery import recovered_card
 from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import LOSS, Listener, silent, stage_clock
@@ -106,7 +107,8 @@ def recover_loaded(
         teacher=teacher,
         folder=folder.work,
     )
-    with stage_clock("recover", listener, recovery.plan(pruned).steps, LOSS) as clock:
+    steps = recovery.recipe.recoveries * recovery.plan(pruned).steps
+    with stage_clock("recover", listener, steps, LOSS) as clock:
         recovered, record = recover(pruned, recovery, clock.advance)
         round_weights(recovered, loaded.stored)
         clock.note = recovered_note(record)
@@ -150,7 +152,7 @@ def load(request: RecoveryRequest) -> Loaded:
         InputError: One of them cannot be used.
     """
     config, data = request.config, request.config.data
-    refuse_recovery(config)
+    refuse_recovery(config, dense=request.dense is not None)
     if config.recovery.method == "none":
         raise ConfigError("recovery.method=none trains nothing; expected lora, qlora or full")
     if config.recovery.learns_from_dense and request.dense is None:
@@ -184,7 +186,14 @@ def load(request: RecoveryRequest) -> Loaded:
     recovery_set = load_recovery_set(config, documents, groups, tokenizer)
     fingerprints = {"model": weights_fingerprint(pruned), "recovery": recovery_set.fingerprint}
     fingerprints |= {str(role): each.fingerprint for role, each in sets.items()}
-    texts = Texts(recovery_set, sets[Role.SELECTION].expect(Role.SELECTION).tokens)
+    selection = sets[Role.SELECTION].expect(Role.SELECTION)
+    by_domain: dict[str, Int[Tensor, "_ length"]] = {}
+    if config.recovery.robust == "groups":
+        sizes = {Role.SELECTION: data.group_tokens}
+        own_selection = {name: {Role.SELECTION: each[Role.SELECTION]} for name, each in groups.items()}
+        group_sets = build_group_sets(own_selection, tokenizer, data.sequence_length, sizes)
+        by_domain = selection_by_domain(recovery_set, selection, group_sets)
+    texts = Texts(recovery_set, selection.tokens, by_domain)
     return Loaded(pruned.requires_grad_(False), tokenizer, stored, dense, sets, texts, fingerprints)
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from secateur.config import DataConfig, RunConfig
-from secateur.data import NO_TEXTS, Role, Texts, group_documents_of, read_documents
+from secateur.data import NO_TEXTS, Role, Texts, TokenSet, group_documents_of, read_documents
 from secateur.errors import ConfigError
+from secateur.recovery.robust.build import refuse_unfit
 from secateur.recovery.text import RecoverySet, build_recovery_set
 
 # What is in no group of text, where there are groups; and all text, where there are none.
@@ -14,15 +17,24 @@ UNGROUPED = "text"
 Assigned = Mapping[Role, list[str]]
 
 
-def refuse_recovery(config: RunConfig) -> None:
+def refuse_recovery(config: RunConfig, *, dense: bool = True) -> None:
     """Refuse a recovery that cannot be had, before any work.
+
+    Args:
+        dense: Whether the dense model is there.
 
     Raises:
         ConfigError: Says what, and what to do instead.
     """
     recipe = config.recovery
     if recipe.method == "none":
+        if recipe.robust != "none":
+            raise ConfigError(
+                f"recovery.robust={recipe.robust} is a way to recover, and no recovery was asked for; add --recover "
+                "lora"
+            )
         return
+    refuse_unfit(recipe, (*config.data.groups, UNGROUPED), {}, dense=dense)
     if config.space.hidden and recipe.hidden_share:
         raise ConfigError(
             "recovery.hidden_share compares hidden states channel by channel, and space.hidden takes channels away; "
@@ -75,3 +87,16 @@ def load_recovery_set(
     data = config.data
     documents = recovery_documents(data, assigned, groups, texts)
     return build_recovery_set(documents, tokenizer, data.sequence_length, config.recovery.tokens)
+
+
+def selection_by_domain(
+    recovery_set: RecoverySet, selection: TokenSet, groups: Mapping[str, Mapping[Role, TokenSet]]
+) -> dict[str, Int[Tensor, "_ length"]]:
+    """Give the selection windows that judge each domain of a recovery set.
+
+    Args:
+        selection: Of the run, which stands for what is in no group.
+        groups: Sets by group of text and role.
+    """
+    own = {name: each[Role.SELECTION] for name, each in groups.items()} | {UNGROUPED: selection}
+    return {name: own[name].expect(Role.SELECTION).tokens for name in recovery_set.domain_names}

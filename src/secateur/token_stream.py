@@ -12,6 +12,16 @@ from secateur.errors import DataError
 
 # Who speaks, in ShareGPT's words and in those of chat templates.
 SPEAKERS = {"human": "user", "gpt": "assistant"}
+# Alpaca's two prompts, without and with something to work on (the form that LLM-Pruner's recovery trains on).
+PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+    "response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
 
 
 class Conversation(str):
@@ -35,8 +45,7 @@ class Conversation(str):
             ]
         else:
             return None
-        # JSON can spell half a character (a lone surrogate), which no tokenizer takes.
-        return cls(json.dumps(messages, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
+        return cls(_spelt(json.dumps(messages, ensure_ascii=False)))
 
     def written_by(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """Give the text of the tokenizer's chat template, which writes its own beginning and end.
@@ -53,6 +62,49 @@ class Conversation(str):
             return str(tokenizer.apply_chat_template(json.loads(self), tokenize=False))
         except Exception as error:  # a template is a program of its own, which refuses in its own way
             raise DataError(f"the tokenizer's chat template refuses a conversation: {error}") from error
+
+
+class Instruction(str):
+    """A task and its response as a document: Alpaca's prompt and the response, which the tokenizer's EOS ends.
+
+    Attributes:
+        response_start: Characters before the response.
+    """
+
+    __slots__ = ("response_start",)
+    response_start: int
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Instruction | None":
+        """Read `instruction`, `output` and, if there is one, `input`; None where they are not there.
+
+        Raises:
+            TypeError: One of them is no text.
+        """
+        if "instruction" not in record or "output" not in record:
+            return None
+        texts = {name: record.get(name) or "" for name in ("instruction", "input", "output")}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise TypeError(f"{name!r} is {type(text).__name__}, expected a text")
+        prompt = _spelt((PROMPT_WITH_INPUT if texts["input"] else PROMPT).format(**texts))
+        instruction = cls(prompt + _spelt(texts["output"]))
+        instruction.response_start = len(prompt)
+        return instruction
+
+
+def answered(record: Mapping[str, Any]) -> Conversation | Instruction | None:
+    """Read a record in which somebody answers: a chat, or an instruction; None where it is neither.
+
+    Raises:
+        TypeError, KeyError: It is one, of another form.
+    """
+    return Conversation.of(record) or Instruction.of(record)
+
+
+def _spelt(text: str) -> str:
+    """JSON can spell half a character (a lone surrogate), which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -92,7 +144,7 @@ class TokenStream:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, document: str, only_bos: bool = False) -> TokenStream:
-    """Tokenise a document behind the tokenizer's BOS.
+    """Tokenise a document behind the tokenizer's BOS; the response to an instruction ends with its EOS.
 
     Args:
         only_bos: A tokenizer without BOS puts nothing before the text, instead of its EOS.
@@ -102,13 +154,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, document: str, only_bos: bool = F
     start = tokenizer.bos_token_id
     if start is None and not only_bos:
         start = tokenizer.eos_token_id
-    return _encode(tokenizer, document, start)
+    stream = _encode(tokenizer, str(document), start)
+    if not isinstance(document, Instruction) or tokenizer.eos_token_id is None:
+        return stream
+    starts = stream.byte_starts
+    return TokenStream([*stream.ids, tokenizer.eos_token_id], starts and [*starts, starts[-1]], stream.row_starts)
 
 
 def encode_rows(rows: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> TokenStream:
     """Join rows by a blank line and tokenise them once, behind one BOS if the tokenizer has one; chats one by one."""
     rows = list(rows)
-    if any(isinstance(row, Conversation) for row in rows):
+    if any(isinstance(row, Conversation | Instruction) for row in rows):
         return TokenStream.joined([encode(tokenizer, row, only_bos=True) for row in rows])
     text = "\n\n".join(rows)
     stream = encode(tokenizer, text, only_bos=True)

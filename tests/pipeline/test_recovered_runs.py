@@ -13,7 +13,7 @@ from secateur.config import RunConfig, build_config
 from secateur.data import Role
 from secateur.inputs import load_inputs
 from secateur.pipeline import resume_pipeline
-from secateur.recovering import recover_folder
+from secateur.recovering import load, recover_folder
 from secateur.recovery_folder import RecoveryOutcome, recovery_request
 
 # Nothing is searched for: what is trained is the uniform model.
@@ -49,7 +49,7 @@ def test_the_recovered_model_is_better_than_the_pruned_one_and_is_what_is_export
     assert not [name for name, _ in loaded.named_parameters() if "lora" in name]
     assert not (recovered.root / "recovery").exists(), "what was put aside is of no use to anybody"
     card = (recovered.root / "exported" / "README.md").read_text()
-    assert "recovered by a short training" in card
+    assert "and recovered by a short training" in card
     assert "without any training" not in card
     assert "Training brings the loss" in (recovered.root / "report.html").read_text()
 
@@ -130,11 +130,30 @@ def test_a_model_that_somebody_else_pruned(decoder_folder: Path, text_file: Path
     assert outcome.rows[1].perplexity.value < outcome.rows[0].perplexity.value
 
 
+def test_groups_of_text_are_domains_that_are_judged(decoder_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    halves = {name: tmp_path / f"{name}.txt" for name in ("odd", "even")}
+    lines = text_file.read_text().splitlines()
+    for path, first in zip(halves.values(), (0, 1), strict=True):
+        path.write_text("\n".join(lines[first::2]))
+    data = {"sequence_length": 12, "selection_tokens": 96, "evaluation_tokens": 96, "group_tokens": 48}
+    layers = [
+        {"recovery": RECIPE | {"robust": "groups"}},
+        {"data": data | {"groups": {"odd": str(halves["odd"])}}},
+    ]
+    loaded = load(recovery_request(str(decoder_folder), (str(halves["even"]),), str(decoder_folder), layers))
+    texts = loaded.texts
+    assert texts.recovery.domain_names == ("odd", "text")
+    assert {name: each.shape[1] for name, each in texts.domain_selection.items()} == {"odd": 12, "text": 12}
+    assert torch.equal(texts.domain_selection["text"], loaded.sets[Role.SELECTION].tokens)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("MODEL", "--distill", "0.5"), ("none was given", "--dense")),
         (("MODEL", "--method", "prayer"), ("recovery.method", "lora")),
+        (("MODEL", "--set", "recovery.robust=ratio"), ("compares with the dense model", "not there")),
+        (("MODEL", "--dense", "MODEL", "--set", "recovery.robust=groups"), ("two named domains at least, got 1",)),
         (("missing/folder/there",), ("does not exist",)),
         (("MODEL", "--method", "none"), ("trains nothing",)),
     ],

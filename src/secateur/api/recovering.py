@@ -10,7 +10,8 @@ from secateur.data import Role, TokenSet
 from secateur.errors import ConfigError
 from secateur.model.loading import DenseModel
 from secateur.recipe import Recipe
-from secateur.recovery.recover import DenseTeacher, Recovery, RecoveryRecord, Texts
+from secateur.recovery.assembly import DenseTeacher, Recovery, Texts
+from secateur.recovery.recover import RecoveryRecord
 from secateur.recovery.recover import recover as train
 from secateur.recovery.text import build_recovery_set
 from secateur.schema import derive_seed
@@ -48,7 +49,7 @@ def recover(
     """
     if recipe.method == "none" or (recipe.learns_from_dense and dense is None):
         raise ConfigError(
-            f"recipe method={recipe.method!r}, distill={recipe.distill:g}: expected a method that trains, and dense= "
+            f"recipe method={recipe.method!r}, distill={recipe.distill}: expected a method that trains, and dense= "
             "where it learns from the dense model"
         )
     length = selection.sequence_length

@@ -10,7 +10,7 @@ from secateur.config import absolute_name
 from secateur.data import FILE_SUFFIXES
 from secateur.errors import DataError
 from secateur.given import memory_source
-from secateur.token_stream import Conversation
+from secateur.token_stream import answered
 
 # A file, a hub id or `demo`; several of them; or documents: texts, rows with a text or messages, chats.
 Text = str | PathLike[str] | Iterable[Any]
@@ -93,9 +93,9 @@ def as_document(item: object, place: int, text_field: str) -> str:
         if isinstance(item, Sequence) and not isinstance(item, str | bytes):
             row = {"messages": list(item)}
         if isinstance(row, Mapping):
-            conversation = Conversation.of(row) if text_field not in row else None
-            if conversation is not None:
-                return conversation
+            spoken = answered(row) if text_field not in row else None
+            if spoken is not None:
+                return spoken
             row = row[text_field]
     except (KeyError, TypeError) as error:
         raise DataError(

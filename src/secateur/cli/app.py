@@ -20,6 +20,7 @@ from secateur.cli.prune import prune_command, resume_command
 from secateur.cli.recover import recover_command
 from secateur.cli.report import report_command
 from secateur.cli.show import show_command
+from secateur.cli.soup import soup_command
 from secateur.machine import settle_process
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -30,6 +31,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "show": show_command,
     "report": report_command,
     "export": export_command,
+    "soup": soup_command,
     "evaluate": evaluate_command,
     "compare": compare_command,
     "init": init_command,

@@ -18,6 +18,16 @@ def complete_recover(incomplete: str) -> Iterator[str]:
     return (each for each in _choices("recovery", "method", incomplete) if each != "none")
 
 
+def complete_recipe(incomplete: str) -> Iterator[str]:
+    from secateur.recipe import RECIPES
+
+    return (name for name in RECIPES if name.startswith(incomplete))
+
+
+def complete_robust(incomplete: str) -> Iterator[str]:
+    return (each for each in _choices("recovery", "robust", incomplete) if each != "none")
+
+
 def complete_minimize(incomplete: str) -> Iterator[str]:
     return _choices("budget", "minimize", incomplete)
 

@@ -48,9 +48,10 @@ def export_command(
         assert point is not None, "one of the two was given"
         with showing.progress(folder) as (shown, listener):
             record, row = export_point(folder, point, out, listener)
+        state = ", recovered" if row.name == "recovered" else ""
         lines = [
-            f"point {point}: perplexity {row.perplexity.value:.4f} ({row.perplexity.protocol}), KL {row.kl:.4f}, "
-            f"{record.num_parameters:,} parameters",
+            f"point {point}{state}: perplexity {row.perplexity.value:.4f} ({row.perplexity.protocol}), "
+            f"KL {row.kl:.4f}, {record.num_parameters:,} parameters",
             *(f"{name}: perplexity {each.value:.4f}" for name, each in row.groups.items()),
             *([f"disparity {row.disparity:.4f}"] if row.disparity is not None else []),
         ]

@@ -6,9 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.completion import complete_recover
-from secateur.cli.options import DataOption
+from secateur.cli.options import DataOption, GroupsOption
 from secateur.cli.progress import JsonProgressOption, QuietOption, Showing, TrackOption
-from secateur.cli.run_options import ConfigOption, DtypeOption, RunDeviceOption, SeedOption, SetOption
+from secateur.cli.run_options import (
+    ConfigOption,
+    DtypeOption,
+    RecipeOption,
+    RobustOption,
+    RunDeviceOption,
+    SeedOption,
+    SetOption,
+)
 from secateur.cli.terminal import quiet_libraries, resumable, user_errors
 
 SourceArgument = Annotated[
@@ -32,8 +40,23 @@ def recover_command(
     ] = None,
     distill: Annotated[
         float | None,
-        typer.Option(help="Share of KL to the dense model in the loss; 0 if not given.", min=0, max=1),
+        typer.Option(
+            help="Share of KL to the dense model in the loss; 0.5 with a dense model, else 0, if not given.",
+            min=0,
+            max=1,
+        ),
     ] = None,
+    recipe: RecipeOption = None,
+    robust: RobustOption = None,
+    groups: GroupsOption = None,
+    front: Annotated[
+        bool,
+        typer.Option("--front", help="Of a run: one shared adapter for all points of its front; then export them."),
+    ] = False,
+    between: Annotated[
+        int,
+        typer.Option(help="Of --front: further architectures, measured between the points, that take turns.", min=0),
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder; DIR/recovered for a run, else runs/MODEL-recovered.")
     ] = None,
@@ -51,21 +74,29 @@ def recover_command(
 ) -> None:
     """Train a pruned model for a short while to get back what the cut took; nothing of the source is changed."""
     with user_errors():
-        from secateur.assignments import parse_assignment
-        from secateur.config import read_yaml
+        from secateur.assignments import parse_assignment, parse_texts
+        from secateur.config import build_config, read_yaml
+        from secateur.recipe import find_recipe
         from secateur.recovery_folder import recovery_request
 
-        layers: list[dict[str, Any]] = [read_yaml(config)] if config else []
-        layers.append({"recovery": {"method": method} | ({} if distill is None else {"distill": distill})})
+        layers: list[dict[str, Any]] = [find_recipe(recipe)] if recipe else []
+        layers += [read_yaml(config)] if config else []
+        asked = {"method": method, "distill": distill, "robust": robust}
+        layers.append({"recovery": {name: value for name, value in asked.items() if value is not None}})
+        layers += [{"data": {"groups": parse_texts(groups, "--groups")}}] if groups else []
         layers += [{"model": {key: value}} for key, value in {"device": device, "dtype": dtype}.items() if value]
         layers += [{"seed": seed}] if seed is not None else []
         # Asked for on the command line; the code is that of the model that was named there.
         layers += [{"model": {"trust_remote_code": True}}] if trust_remote_code else []
         layers += [parse_assignment(assignment) for assignment in assignments or []]
+        showing = Showing(quiet, json_progress, tuple(track or ()))
+        if front:
+            recover_front_and_print(Path(source), build_config(layers).recovery, between, showing)
+            return
         request = recovery_request(source, tuple(data or ()), dense, layers)
         is_run = (Path(source) / "run.db").is_file()
         root = out or (Path(source) / "recovered" if is_run else Path("runs") / f"{Path(source).name}-recovered")
-        recover_and_print(request, root, Showing(quiet, json_progress, tuple(track or ())))
+        recover_and_print(request, root, showing)
 
 
 def recover_and_print(request: Any, root: Path, showing: Showing) -> None:
@@ -85,3 +116,22 @@ def recover_and_print(request: Any, root: Path, showing: Showing) -> None:
         for line in (recovered_line(outcome.rows, outcome.recovery), comparison_line(outcome.comparison)):
             shown.console.print(line, highlight=False, soft_wrap=not shown.console.is_terminal)
     shown.result(folder.exported, folder.outcome)
+
+
+def recover_front_and_print(root: Path, recipe: Any, between: int, showing: Showing) -> None:
+    """Recover a run's front with progress, then say what each point has of it."""
+    quiet_libraries()
+    from secateur.stages.recover_front import recover_front
+
+    with resumable(root / "config.yaml", "the same command"), showing.progress(root) as (shown, listener):
+        record = recover_front(root, recipe, listener, between=between)
+    for point in record.points if shown.talks else ():
+        gained = "" if point.loss.recovered else "; left as it was"
+        line = (
+            f"point {point.number}, {point.decoder_parameters:,} decoder parameters: selection loss "
+            f"{point.loss.before:.4f} -> {point.loss.after:.4f}{gained}"
+        )
+        shown.console.print(line, highlight=False, soft_wrap=True)
+    if shown.talks:
+        shown.console.print(f"export a point with it: secateur export {root} --point K", soft_wrap=True, markup=False)
+    shown.result(root / "recovery-front")

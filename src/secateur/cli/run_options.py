@@ -10,7 +10,9 @@ from secateur.cli.completion import (
     complete_dtype,
     complete_minimize,
     complete_preset,
+    complete_recipe,
     complete_recover,
+    complete_robust,
     complete_setting,
     complete_target,
 )
@@ -55,6 +57,17 @@ RecoverOption = Annotated[
         autocompletion=complete_recover,
     ),
 ]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="A published recovery instead of the default: llm-pruner.", autocompletion=complete_recipe),
+]
+RobustOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the recovery, no losers: groups (of --groups), or without names ratio or p-dro.",
+        autocompletion=complete_robust,
+    ),
+]
 TensorParallelOption = Annotated[
     int | None, typer.Option(help="Devices that will share the model: heads and widths divide among them.")
 ]
@@ -93,6 +106,8 @@ def run_layers(
     minimize: str | None = None,
     target: str | None = None,
     recover: str | None = None,
+    recipe: str | None = None,
+    robust: str | None = None,
     tensor_parallel: int | None = None,
     data: list[str] | None = None,
     groups: list[str] | None = None,
@@ -113,8 +128,10 @@ def run_layers(
     from secateur.config import read_yaml
     from secateur.errors import ConfigError
     from secateur.presets import find_preset
+    from secateur.recipe import find_recipe
 
     layers: list[dict[str, Any]] = [dict(find_preset(preset).settings)] if preset else []
+    layers += [find_recipe(recipe)] if recipe else []
     layers += [read_yaml(config)] if config else []
     if model is not None:
         layers.append({"model": {"name": model}})
@@ -141,6 +158,8 @@ def run_layers(
         layers.append({"export": {"target": target}})
     if recover is not None:
         layers.append({"recovery": {"method": recover}})
+    if robust is not None:
+        layers.append({"recovery": {"robust": robust}})
     if tensor_parallel is not None:
         layers.append({"space": {"tensor_parallel": tensor_parallel}})
     layers += [parse_assignment(assignment) for assignment in assignments or []]

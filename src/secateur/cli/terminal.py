@@ -21,12 +21,16 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def resumable(begun: Path) -> Iterator[None]:
-    """Say after Ctrl-C how to go on, if there is something to go on with."""
+def resumable(begun: Path, way: str | None = None) -> Iterator[None]:
+    """Say after Ctrl-C how to go on, if there is something to go on with.
+
+    Args:
+        way: `secateur resume` if not given.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        hint = f"go on with: secateur resume {begun.parent}" if begun.is_file() else "nothing was written"
+        hint = f"go on with: {way or f'secateur resume {begun.parent}'}" if begun.is_file() else "nothing was written"
         typer.echo(f"\ninterrupted; {hint}", err=True)
         raise typer.Exit(130) from None
 

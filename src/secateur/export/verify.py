@@ -82,6 +82,7 @@ def load_in_fresh_process(
     """Load a folder where Secateur was never imported, and say how near it comes to logits that were measured.
 
     Args:
+        tokenizer: Which the folder's must equal.
         remote_code: Loading runs the modelling file in the folder.
         dtype: In which it computes; `auto` as it is stored.
 

@@ -96,7 +96,11 @@ class Mixture(nn.Module):
 
     @property
     def layout(self) -> ExpertLayout:
-        return ExpertLayout.of(self._weights(), whole=self._names.whole)
+        if self.gate_proj.weight.is_floating_point():
+            return ExpertLayout.of(self._weights(), whole=self._names.whole)
+        # In four bits weights have another shape (recovery/quantized_lora.py).
+        experts = len(self.router.weight)
+        return ExpertLayout(experts, self.gate_proj.out_features // experts, self._names.whole)
 
     def forward(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch hidden"]:
         routed = self._every_expert if self.computes_every_expert else self._chosen_experts

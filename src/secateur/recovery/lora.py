@@ -1,7 +1,8 @@
 """LoRA: low-rank changes of the projections, trained beside weights that stay, and merged into them at the end."""
 
 import contextlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -55,7 +56,9 @@ class LowRank:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _taken_as_it_is(model):
+            # peft asks for it by the name that transformers gives up.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             torch.manual_seed(seed)
             self._adapted: Any = peft.get_peft_model(model, settings)
         self._every_expert = contextlib.ExitStack()
@@ -79,3 +82,24 @@ class LowRank:
         merged: PreTrainedModel = self._adapted.merge_and_unload(safe_merge=True)
         self._every_expert.close()
         return merged.requires_grad_(False).eval()
+
+    def discard(self) -> PreTrainedModel:
+        """Take the adapters off, unmerged."""
+        pruned: PreTrainedModel = self._adapted.unload()
+        self._every_expert.close()
+        return pruned.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def _taken_as_it_is(model: PreTrainedModel) -> Iterator[None]:
+    """Keep peft from adapting what it thinks that a family has in the place of what is asked for.
+
+    By the name of some mixtures it takes `gate_proj` for a part of their experts' stacked weights, and then finds none.
+    """
+    config: Any = model.config
+    name = config.model_type
+    config.model_type = ""
+    try:
+        yield
+    finally:
+        config.model_type = name

@@ -1,24 +1,18 @@
-"""One recovery, put together from a recipe: what is trained, on what, towards what."""
+"""One recovery: trained once, after recipes were tried, or several times for a soup."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 
-from jaxtyping import Int
 from pydantic import Field
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.recipe import Recipe
-from secateur.recovery.distillation import Distillation
-from secateur.recovery.lora import LowRank
-from secateur.recovery.objective import CrossEntropy, Objective, mean_loss
-from secateur.recovery.teacher import AskedTeacher, Teacher, cache_bytes, cached_teacher
-from secateur.recovery.text import RecoverySet
-from secateur.recovery.trainee import Trainee, WholeModel
-from secateur.recovery.training import Advance, Plan, Training, TrainingRecord, unheard
-from secateur.recovery.weighting import Evenly, Weighting
+from secateur.recovery.assembly import Recovery
+from secateur.recovery.objective import Objective
+from secateur.recovery.quantized_lora import MergedInto, QuantizedLowRank
+from secateur.recovery.several import Recovered, SoupRecord, greedy_soup
+from secateur.recovery.trainee import Finished, compute_layers_once, parts_of
+from secateur.recovery.training import Advance, TrainingRecord, unheard
+from secateur.recovery.tuning import Tuning, TuningRecord, choices_around
 from secateur.runs.folder import remove
 from secateur.runs.shelf import Shelf
 from secateur.schema import Record, derive_seed
@@ -33,108 +27,12 @@ class RecoveryRecord(Record):
     windows: int = Field(description="of the recovery set")
     domains: tuple[str, ...] = Field(description="of the recovery set")
     dense_loss: float | None = Field(description="of the dense model on the selection set; null where it is unknown")
-    training: TrainingRecord
-
-
-@dataclass(frozen=True)
-class DenseTeacher:
-    """The dense model, for recipes that learn from it."""
-
-    model: PreTrainedModel
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a recovery is trained on, and what it is judged by."""
-
-    recovery: RecoverySet
-    selection: Int[Tensor, "windows length"]
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """A recovery before it begins: all that it needs, for every way in which it can be run.
-
-    Attributes:
-        folder: For what outlives the process; in memory if not given.
-        batch_tokens: Tokens per forward pass.
-    """
-
-    recipe: Recipe
-    texts: Texts
-    seed: int
-    batch_tokens: int
-    teacher: DenseTeacher | None = None
-    folder: Path | None = None
-
-    @property
-    def micro_windows(self) -> int:
-        return max(1, self.batch_tokens // self.texts.recovery.tokens.shape[1])
-
-    @cached_property
-    def dense_loss(self) -> float | None:
-        """What the dense model loses on the selection set, nats per token; None without one."""
-        if self.teacher is None:
-            return None
-        return mean_loss(self.teacher.model, self.texts.selection, self._selection_windows)
-
-    @property
-    def _selection_windows(self) -> int:
-        return max(1, self.batch_tokens // self.texts.selection.shape[1])
-
-    def plan(self, model: PreTrainedModel) -> Plan:
-        """Give how long and how fast a model is trained."""
-        recipe = self.recipe
-        return Plan(
-            steps=recipe.steps(len(self.texts.recovery)),
-            learning_rate=recipe.rate(int(model.config.hidden_size)),
-            micro_windows=self.micro_windows,
-            schedule=recipe.schedule,
-            warmup_ratio=recipe.warmup_ratio,
-            weight_decay=recipe.weight_decay,
-            judgements=recipe.judgements,
-            patience=recipe.patience,
-            seed=self.seed,
-        )
-
-    def trainee(self, model: PreTrainedModel) -> Trainee:
-        """Make a model ready to be trained, in place."""
-        recipe = self.recipe
-        if recipe.method == "full":
-            return WholeModel(model)
-        seed = derive_seed(self.seed, "adapters")
-        return LowRank(model, recipe.rank, recipe.alpha, recipe.dropout, recipe.modules, seed)
-
-    def objective(self, advance: Callable[[], None] = lambda: None) -> Objective:
-        """Give what a step lowers; the dense model is asked in advance where that pays."""
-        recipe = self.recipe
-        if not recipe.learns_from_dense:
-            return CrossEntropy()
-        return Distillation(self._teacher(advance), recipe.distill, recipe.hidden_share)
-
-    def _teacher(self, advance: Callable[[], None]) -> Teacher:
-        recipe, teacher, texts = self.recipe, self.teacher, self.texts.recovery
-        assert teacher is not None, "refused before where there is none"
-        needed = cache_bytes(texts, recipe.top_k, int(teacher.model.config.vocab_size))
-        cached = recipe.teacher == "cached" or (
-            # Kept probabilities are used once per epoch; asking in advance is one epoch's asking.
-            recipe.teacher == "auto" and recipe.epochs > 1 and needed <= recipe.teacher_bytes
-        )
-        if recipe.hidden_share or not cached or self.folder is None:
-            return AskedTeacher(teacher.model, recipe.top_k, hidden=recipe.hidden_share > 0)
-        path = self.folder / "teacher"
-        return cached_teacher(
-            teacher.model, texts, recipe.top_k, path, teacher.fingerprint, self.micro_windows, advance
-        )
-
-    def weighting(self) -> Weighting:
-        """Give what decides which windows count how much."""
-        return Evenly(len(self.texts.recovery), self.recipe.batch_windows, self.seed)
-
-    def judge(self, trainee: Trainee) -> Callable[[], float]:
-        """Give what asks the selection set about a trainee."""
-        return lambda: mean_loss(trainee.judged(), self.texts.selection, self._selection_windows)
+    merged_into: MergedInto = Field(
+        "original", description="qlora: weights that the changes were added to; nothing: the pruned model was better"
+    )
+    training: TrainingRecord = Field(description="of the best, where there were several for a soup")
+    tuning: TuningRecord | None = Field(None, description="where recipes were tried; `recipe` is the chosen one")
+    soup: SoupRecord | None = Field(None, description="of several recoveries; null where there was one")
 
 
 def recover(
@@ -142,36 +40,113 @@ def recover(
 ) -> tuple[PreTrainedModel, RecoveryRecord]:
     """Train a pruned model in place, and give it with what was trained merged into its weights.
 
-    It is left at the weights that did best on the selection set: as it was, where no step made it better there.
+    It is left at the weights that did best on the selection set: as it was, where no step made it better there. Where
+    the recipe has `trials`, recipes around it are tried first and the best of them is followed; of several recoveries
+    (`soup`) the model is left at their greedy soup.
 
     Args:
-        advance: Told the loss of each step.
+        advance: Told the loss of each step, of every recovery of several.
 
     Raises:
         ConfigError, ModelError: The recipe does not fit the model, or needs an extra that is not installed.
     """
+    objective, tuning, tuned = recovery.objective(), None, None
+    if recovery.recipe.trials:
+        chosen, tuned, tuning = tuning_of(model, recovery, objective).run(advance)
+        recovery = replace(recovery, recipe=chosen.recipe)
+    if recovery.recipe.recoveries > 1:
+        model, record = recover_as_soup(model, recovery, objective, tuned, advance)
+    else:
+        # A training that is over is taken up to be merged, and was heard of before.
+        shelf, heard = (recovery.shelf("training"), advance) if tuned is None else (tuned, unheard)
+        model, record = recover_once(model, recovery, objective, shelf, heard)
+    return model, record.model_copy(update={"tuning": tuning})
+
+
+def recover_as_soup(
+    model: PreTrainedModel, recovery: Recovery, objective: Objective, tuned: Shelf | None, advance: Advance
+) -> tuple[PreTrainedModel, RecoveryRecord]:
+    """Recover a pruned model with several seeds, one after the other, and give their greedy soup.
+
+    The first is the recovery that there would be without a soup.
+
+    Args:
+        tuned: Holds the first one's training, where recipes were tried.
+    """
+    seeds = [recovery.seed, *(derive_seed(recovery.seed, "soup", n) for n in range(1, recovery.recipe.soup))]
+    recovered = Recovered(model, recovery.shelf("soup"))
+    records = []
+    for place, seed in enumerate(seeds):
+        if place in recovered:
+            records.append(RecoveryRecord.model_validate_json(recovered.record(place)))
+            for loss in records[-1].training.losses:
+                advance(loss)
+        else:
+            shelf, heard = recovery.shelf(f"training-{place}"), advance
+            if not place and tuned is not None:
+                shelf, heard = tuned, unheard
+            model, record = recover_once(model, replace(recovery, seed=seed), objective, shelf, heard)
+            records.append(record)
+            recovered.keep(place, model, record)
+            recovered.set(model, ())
+        if recovery.folder is not None:
+            remove(recovery.folder / f"training-{place}")
+    # What is worst among domains can be asked of any model; adversaries are those of one training.
+    weighting = recovery.weighting() if recovery.recipe.robust == "groups" else None
+    soup = greedy_soup(model, recovered, len(seeds), recovery.judge(Finished(model), weighting))
+    return model, records[soup.best].model_copy(update={"soup": soup})
+
+
+def recover_once(
+    model: PreTrainedModel, recovery: Recovery, objective: Objective, shelf: Shelf, advance: Advance
+) -> tuple[PreTrainedModel, RecoveryRecord]:
+    """Train with one recipe and one seed.
+
+    Args:
+        shelf: For the state of the training, or with that of one to go on with.
+    """
     trainee = recovery.trainee(model)
     plan = recovery.plan(model)
-    shelf = Shelf(recovery.folder / "training" if recovery.folder else None)
-    training = Training(
-        trainee,
-        recovery.texts.recovery,
-        recovery.objective(),
-        recovery.weighting(),
-        recovery.judge(trainee),
-        plan,
-        shelf,
-    )
+    trained_parameters = sum(each.numel() for each in trainee.parameters.values())
+    training = recovery.training(trainee, objective, plan, shelf).run(advance)
+    model = trainee.finish()
+    if recovery.recipe.checkpointing:
+        compute_layers_once(model)
     record = RecoveryRecord(
         recipe=recovery.recipe,
         learning_rate=plan.learning_rate,
-        trained_parameters=sum(each.numel() for each in trainee.parameters.values()),
+        trained_parameters=trained_parameters,
         windows=len(recovery.texts.recovery),
         domains=recovery.texts.recovery.domain_names,
         dense_loss=recovery.dense_loss,
-        training=training.run(advance),
+        merged_into=trainee.merged_into if isinstance(trainee, QuantizedLowRank) else "original",
+        training=training,
     )
-    if recovery.folder is not None:
-        # The cache is the largest that a recovery leaves, and of no use to anybody any more.
-        remove(recovery.folder / "teacher")
-    return trainee.finish(), record
+    return model, record
+
+
+def tuning_of(model: PreTrainedModel, recovery: Recovery, objective: Objective) -> Tuning:
+    """Put together the attempts around a recovery's recipe; the model is as it was after each."""
+
+    def train(recipe: Recipe, shelf: Shelf, advance: Advance, rung: tuple[int, int] | None) -> TrainingRecord:
+        own = replace(recovery, recipe=recipe)
+        plan, trainee = own.plan(model), own.trainee(model)
+        if rung is not None:
+            plan = replace(plan, steps=rung[0], judgements=rung[1])
+        try:
+            return own.training(trainee, objective, plan, shelf).run(advance)
+        finally:
+            trainee.discard()
+            if recipe.checkpointing:
+                compute_layers_once(model)
+
+    recipe, recovery_set = recovery.recipe, recovery.texts.recovery
+    parts = parts_of(model) if recipe.method != "full" else ()
+    return Tuning(
+        choices_around(recipe, recovery.plan(model).learning_rate, parts, len(recovery_set)),
+        windows=len(recovery_set),
+        window_tokens=recovery_set.tokens.shape[1],
+        train=train,
+        seed=recovery.seed,
+        folder=recovery.folder / "attempts" if recovery.folder else None,
+    )

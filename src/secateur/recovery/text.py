@@ -99,8 +99,8 @@ def build_recovery_set(
     for place, (name, (own, own_counted)) in enumerate(cut.items()):
         if not len(own):
             raise DataError(
-                f"domain {name!r} of the recovery set has less text than a window of {sequence_length} tokens; give it "
-                "more, or lower data.sequence_length"
+                f"domain {name!r} of the recovery set has less text that counts than a window of {sequence_length} "
+                "tokens (of chats only responses count); give it more, or lower data.sequence_length"
             )
         tokens.append(own)
         counted.append(own_counted)

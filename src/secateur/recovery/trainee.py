@@ -34,6 +34,10 @@ class Trainee(Protocol):
         """Make what was trained part of the weights; the model is then as it was but for them."""
         ...
 
+    def discard(self) -> PreTrainedModel:
+        """Take off what was trained; the model is then as it was. Nothing more is asked of the trainee."""
+        ...
+
 
 class WholeModel:
     """Every weight of a model is trained, in float32; for small models."""
@@ -41,7 +45,7 @@ class WholeModel:
     def __init__(self, model: PreTrainedModel) -> None:
         """Give the model weights of its own: a pruned one shares its embeddings and its head with the dense one."""
         self._model = model
-        self._dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        self._given = {name: parameter.detach() for name, parameter in model.named_parameters()}
         for parameter in model.parameters():
             parameter.data = parameter.detach().clone().float()
             parameter.requires_grad_(True)
@@ -60,8 +64,60 @@ class WholeModel:
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
-            parameter.data = parameter.data.to(self._dtypes[name])
+            parameter.data = parameter.data.to(self._given[name].dtype)
+        self._given.clear()
         return self._model.eval()
+
+    def discard(self) -> PreTrainedModel:
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            parameter.data = self._given[name]
+        return self._model.eval()
+
+
+def compute_layers_twice(model: PreTrainedModel) -> None:
+    """Let a model in training keep of each layer only what goes into it, and compute the rest again for the gradients.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(f"recovery.checkpointing: a {type(model).__name__} cannot compute layers twice; leave it out")
+    # Newer versions of transformers, and older ones.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    # With adapters it lets embeddings have gradients, for the other way to compute twice.
+    model.disable_input_require_grads()
+
+
+def compute_layers_once(model: PreTrainedModel) -> None:
+    """Take `compute_layers_twice` back."""
+    disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+    disable()
+
+
+class Finished:
+    """A model of which nothing is trained any more, to be judged as those are that are."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return {}
+
+    def at(self, _step: int, /) -> PreTrainedModel:
+        return self._model
+
+    def judged(self) -> PreTrainedModel:
+        return self._model.eval()
+
+    def finish(self) -> PreTrainedModel:
+        return self._model
+
+    def discard(self) -> PreTrainedModel:
+        return self._model
 
 
 def projections(model: nn.Module, part: str = "all") -> dict[str, nn.Module]:
@@ -90,6 +146,12 @@ def projections(model: nn.Module, part: str = "all") -> dict[str, nn.Module]:
     if not wanted:
         raise ModelError(f"the layers of a {type(model).__name__} have no linear projections ({part}) to adapt")
     return wanted
+
+
+def parts_of(model: nn.Module) -> tuple[str, ...]:
+    """Give the parts of a model that have projections, of `PARTS`."""
+    kinds = {_part(name) for name in projections(model)}
+    return tuple(part for part in PARTS if part == "all" or part in kinds)
 
 
 def _part(path: str) -> str:

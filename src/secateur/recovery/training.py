@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from secateur.recovery.judging import RevisingJudge
 from secateur.recovery.objective import Objective, WindowLosses
 from secateur.recovery.schedule import rate_factor
 from secateur.recovery.text import Batch, RecoverySet
@@ -137,7 +138,7 @@ class Training:
         """Begin, or take up what the shelf holds.
 
         Args:
-            judge: Gives the selection loss of the trainee as it stands, nats per token.
+            judge: Gives the selection loss of the trainee as it stands, nats per token; may be a `RevisingJudge`.
             shelf: In memory if not given.
         """
         self._trainee, self._set, self._objective, self._weighting = trainee, recovery_set, objective, weighting
@@ -155,7 +156,7 @@ class Training:
         progress, saved = self._progress, time.perf_counter()
         if not progress.judgements:
             progress.judgements.append(Judgement(step=0, loss=self._judge()))
-            self._shelf.put("best", values_of(self._parameters))
+            self._keep()
             self._save()
         for loss in progress.losses:
             advance(loss)
@@ -173,7 +174,7 @@ class Training:
             if progress.judgements[-1].step == progress.step or time.perf_counter() - saved > SAVED_EVERY:
                 self._save()
                 saved = time.perf_counter()
-        set_values(self._parameters, self._shelf.take("best"))
+        set_values(self._parameters, self._shelf.take(self._kept_as(self._progress.best.step)))
         return self._progress.recorded(self._plan.steps)
 
     def _ended(self) -> bool:
@@ -220,11 +221,22 @@ class Training:
         loss = self._judge()
         if not math.isfinite(loss) or loss > progress.judgements[0].loss + DIVERGED:
             return False
-        better = loss < progress.best.loss
         progress.judgements.append(Judgement(step=progress.step, loss=loss))
-        if better:
-            self._shelf.put("best", values_of(self._parameters))
+        if isinstance(self._judge, RevisingJudge):
+            steps = [each.step for each in progress.judgements]
+            revised = zip(steps, self._judge.revised(), strict=True)
+            progress.judgements = [Judgement(step=step, loss=now) for step, now in revised]
+        self._keep()
         return True
+
+    def _keep(self) -> None:
+        """Put aside the weights that were just judged, if they are the best, or may yet turn out to be."""
+        step = self._progress.step
+        if isinstance(self._judge, RevisingJudge) or self._progress.best.step == step:
+            self._shelf.put(self._kept_as(step), values_of(self._parameters))
+
+    def _kept_as(self, step: int) -> str:
+        return f"judged-{step}" if isinstance(self._judge, RevisingJudge) else "best"
 
     def _roll_back(self) -> None:
         """Go back to the last state that was put aside, at half the learning rate."""
@@ -242,6 +254,8 @@ class Training:
             for entry, value in self._optimizer.state.get(parameter, {}).items():
                 state[f"{entry} {name}"] = value.detach().clone()
         state |= {f"weighting {name}": tensor.clone() for name, tensor in self._weighting.state().items()}
+        if isinstance(self._judge, RevisingJudge):
+            state |= {f"judge {name}": tensor.clone() for name, tensor in self._judge.state().items()}
         progress = self._progress
         kept = vars(progress) | {"judgements": [each.model_dump() for each in progress.judgements]}
         state["progress"] = torch.frombuffer(bytearray(canonical_json(kept).encode()), dtype=torch.uint8)
@@ -262,8 +276,13 @@ class Training:
                     entry: value if entry == "step" else value.to(parameter.device) for entry, value in own.items()
                 }
                 self._optimizer.state[parameter] = moved
-        prefix = "weighting "
-        self._weighting.restore({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+        self._weighting.restore(_of("weighting ", state))
+        if isinstance(self._judge, RevisingJudge):
+            self._judge.restore(_of("judge ", state))
+
+
+def _of(owner: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(owner): each for name, each in state.items() if name.startswith(owner)}
 
 
 def batch_mean(losses: Tensor, batch: Batch) -> float:

@@ -23,7 +23,7 @@ class Weighting(Protocol):
         """Give the factors of the windows' losses, without gradients; 1 on average."""
         ...
 
-    def learn(self, step: int, batch: Batch, losses: WindowLosses) -> None:
+    def learn(self, step: int, /, batch: Batch, losses: WindowLosses) -> None:
         """Take in what a whole batch had as losses, without gradients, once the step is taken."""
         ...
 
@@ -55,7 +55,7 @@ class Evenly:
     def weights(self, batch: Batch, losses: WindowLosses) -> Float[Tensor, " windows"]:
         return torch.ones(len(batch), device=losses.lowered.device)
 
-    def learn(self, step: int, batch: Batch, losses: WindowLosses) -> None:
+    def learn(self, step: int, /, batch: Batch, losses: WindowLosses) -> None:
         """Nothing to learn."""
 
     def state(self) -> dict[str, Tensor]:

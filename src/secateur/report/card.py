@@ -30,10 +30,10 @@ def model_card(
     )
     groups = _groups(rows) if result.groups else ""
     perplexity = result.perplexity
+    training = "and recovered by a short training" if result.name == "recovered" else "without any training"
     # The title says it where decoder parameters alone were limited.
     limited = any(use.name != "decoder_parameters" for use in budget)
     used = f" Of its budget it uses {budget_text(budget)}." if limited else ""
-    trained = "recovered by a short training" if "recovered" in by_name else "without any training"
     loading = "\n".join(form.loading_lines("path/to/this/folder"))
     return f"""---
 library_name: {form.library}
@@ -48,7 +48,7 @@ tags: [pruned, secateur]
 
 # {model_name}, pruned to {1 - result.parameter_reduction:.1%} of its decoder parameters
 
-Made by Secateur from `{model_name}`, stored in {dtype}, {trained}.{used} {form.needs}
+Made by Secateur from `{model_name}`, stored in {dtype}, {training}.{used} {form.needs}
 
 | model | decoder parameters | all parameters | reduction | perplexity (interval) | KL to dense |
 |---|---|---|---|---|---|

@@ -43,6 +43,11 @@ class RunFolder:
         return self.root / "recovery"
 
     @property
+    def front_recovery(self) -> Path:
+        """One recovery for all points of the front: what is under way, and what it came to."""
+        return self.root / "recovery-front"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.json"
 

@@ -256,11 +256,12 @@ def evaluate_parts(prices: Prices) -> tuple[Part, ...]:
 
 
 def recover_parts(prices: Prices) -> tuple[Part, ...]:
-    amounts, recipe = prices.amounts, prices.amounts.config.recovery
+    amounts, recipe = prices.amounts, prices.recipe
     steps = recipe.steps(amounts.recovery_tokens // amounts.config.data.sequence_length)
     step_tokens = recipe.batch_windows * amounts.config.data.sequence_length
     judged = (min(recipe.judgements, steps) + 1) * prices.scored(amounts.num_tokens[Role.SELECTION])
-    return (Part("step", steps * prices.trained(step_tokens) + judged, steps),)
+    once = steps * prices.trained(step_tokens) + judged
+    return (Part("step", recipe.recoveries * once, recipe.recoveries * steps),)
 
 
 def samples_parts(prices: Prices) -> tuple[Part, ...]:

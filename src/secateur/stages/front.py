@@ -8,15 +8,18 @@ from transformers import PreTrainedModel
 
 from secateur.config import build_config, read_yaml
 from secateur.errors import RunFolderError
+from secateur.export.checkpoint import round_weights
 from secateur.given import NOTHING_GIVEN, Given
 from secateur.inputs import check_unchanged, load_inputs
 from secateur.pruning.bank import WeightBank
 from secateur.report.front import Front, FrontPoint, front_of
+from secateur.report.front_recovery import read_front_adapters, read_front_recovery
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, silent, stage_clock
 from secateur.runs.store import RunStore
 from secateur.search.task import Found
+from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement
 from secateur.stages.calibrate import calibrate_stage
 from secateur.stages.evaluate import evaluated, evaluation_sets
@@ -24,6 +27,9 @@ from secateur.stages.export import exported_note, write_export
 from secateur.stages.hidden import hidden_stage
 from secateur.stages.prune import cut_best
 from secateur.stages.run import Run
+
+# Rows of the final table that are not of other models.
+RESULTS = ("secateur", "recovered")
 
 
 def front_stage(run: Run, found: Found, choice: Choice) -> Front:
@@ -83,9 +89,18 @@ def finished_run(root: Path, listener: Listener = silent, given: Given = NOTHING
 
 def cut_point(run: Run, bank: WeightBank, front: Front, point: FrontPoint) -> tuple[PreTrainedModel, Choice]:
     """Prune, reconstruct and match gains as the run did, for one point of its front."""
-    measurement = Measurement(
-        architecture=point.architecture, protocol="front", status="measured", kl=point.kl, seconds=0.0
-    )
+    return cut_measured(run, bank, front, point.architecture, point.kl)
+
+
+def cut_measured(
+    run: Run, bank: WeightBank, front: Front, architecture: Architecture, kl: float
+) -> tuple[PreTrainedModel, Choice]:
+    """Do that for any architecture that the run has measured.
+
+    Args:
+        kl: As it was measured.
+    """
+    measurement = Measurement(architecture=architecture, protocol="front", status="measured", kl=kl, seconds=0.0)
     with stage_clock("prune", run.listener) as clock:
         return cut_best(run, bank, [measurement], clock, reconstructed_before=front.reconstructed)
 
@@ -94,6 +109,9 @@ def export_point(
     root: Path, number: int, out: Path | None = None, listener: Listener = silent, given: Given = NOTHING_GIVEN
 ) -> tuple[ExportRecord, ModelRow]:
     """Export a point of a finished run's front; nothing is searched, and the run's own result stays as it is.
+
+    Where the front was recovered (`stages.recover_front`) and the point gained by it, it is exported recovered: the row
+    is then called so, and the card has both.
 
     Args:
         number: From 1; 1 has the best quality.
@@ -111,22 +129,27 @@ def export_point(
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunFolderError(f"{out} is there already and is not empty; choose another --out folder")
     report = Report.model_validate_json(RunFolder(root).report.read_text())
+    others = tuple(row for row in report.rows if row.name not in RESULTS)
     with finished_run(root, listener, given) as run:
         pruned, choice = cut_point(run, calibrate_stage(run).bank, front, point)
         with stage_clock("evaluate", listener) as clock:
-            seconds = report.row("secateur").seconds
-            row = evaluated(
-                run, evaluation_sets(run), "secateur", run.inputs.shape, point.architecture, pruned, seconds
-            )
-            clock.note = f"perplexity {row.perplexity.value:.4f}"
+            rows = _evaluated_states(run, point, pruned, report.row("secateur").seconds)
+            clock.note = f"perplexity {' -> '.join(f'{row.perplexity.value:.4f}' for row in rows)}"
         with stage_clock("export", listener) as clock:
             target.parent.mkdir(parents=True, exist_ok=True)
-            record = write_export(
-                run,
-                target,
-                pruned,
-                choice,
-                (*(each for each in report.rows if each.name not in ("secateur", "recovered")), row),
-            )
+            record = write_export(run, target, pruned, choice, (*others, *rows))
             clock.note = exported_note(record)
-    return record, row
+    return record, rows[-1]
+
+
+def _evaluated_states(run: Run, point: FrontPoint, pruned: PreTrainedModel, seconds: float) -> list[ModelRow]:
+    """Evaluate a point as it was cut; and recovered, in place, where the front was and it gained by it."""
+    sets, architecture, shape = evaluation_sets(run), point.architecture, run.inputs.shape
+    rows = [evaluated(run, sets, "secateur", shape, architecture, pruned, seconds)]
+    recovery = read_front_recovery(run.folder)
+    if recovery is not None and recovery.recovers(point.number):
+        read_front_adapters(run.folder, recovery).merge(pruned)
+        round_weights(pruned, run.export_dtype)
+        seconds += recovery.shared.training.seconds
+        rows.append(evaluated(run, sets, "recovered", shape, architecture, pruned, seconds))
+    return rows

@@ -8,6 +8,7 @@ from secateur.data import Role
 from secateur.inputs import Inputs
 from secateur.model.shape import DenseShape
 from secateur.pruning.final_norm import MOST_TOKENS as FITTED_TOKENS
+from secateur.recipe import Recipe
 from secateur.search.task import SearchTask
 from secateur.search.uniform import uniform_architectures
 from secateur.space.candidate import Candidate, Measurement
@@ -149,10 +150,16 @@ class Prices:
         several = len(self.amounts.config.data.groups) or 1
         return self.speeds.thinking * (pieces * several + PROPOSAL * (1 if several == 1 else 3))
 
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the recovery, with what it leaves open decided."""
+        windows = self.amounts.recovery_tokens // self.amounts.config.data.sequence_length
+        return self.amounts.config.recovery.resolved(windows, dense=True)
+
     def trained(self, tokens: int) -> float:
         """Steps of a recovery on so many tokens."""
         made = THERE_AND_BACK * self.layers * self.speeds.made_token
-        taught = self.dense(tokens) if self.amounts.config.recovery.learns_from_dense else 0.0
+        taught = self.dense(tokens) if self.recipe.learns_from_dense else 0.0
         return tokens * (made + self.speeds.gradients_token) + taught
 
     @property

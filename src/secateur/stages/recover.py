@@ -4,7 +4,9 @@ from transformers import PreTrainedModel
 
 from secateur.data import Role
 from secateur.export.checkpoint import round_weights
-from secateur.recovery.recover import DenseTeacher, Recovery, RecoveryRecord, Texts, recover
+from secateur.recovery.assembly import DenseTeacher, Recovery, Texts
+from secateur.recovery.recover import RecoveryRecord, recover
+from secateur.recovery_inputs import selection_by_domain
 from secateur.runs.progress import LOSS, stage_clock
 from secateur.schema import derive_seed
 from secateur.stages.run import Run
@@ -21,7 +23,8 @@ def recover_stage(run: Run, pruned: PreTrainedModel) -> tuple[PreTrainedModel, R
     if run.config.recovery.method == "none":
         return pruned, None
     recovery = recovery_of(run)
-    with stage_clock("recover", run.listener, recovery.plan(pruned).steps, LOSS) as clock:
+    steps = recovery.recipe.recoveries * recovery.plan(pruned).steps
+    with stage_clock("recover", run.listener, steps, LOSS) as clock:
         recovered, record = recover(pruned, recovery, clock.advance)
         round_weights(recovered, run.export_dtype)
         clock.note = recovered_note(record)
@@ -33,9 +36,11 @@ def recovery_of(run: Run) -> Recovery:
     """Put a run's recovery together."""
     inputs, config = run.inputs, run.config
     assert inputs.recovery is not None, "loaded where a recovery is asked for"
+    selection = inputs.sets[Role.SELECTION].expect(Role.SELECTION)
+    by_domain = selection_by_domain(inputs.recovery, selection, inputs.groups)
     return Recovery(
         recipe=config.recovery,
-        texts=Texts(inputs.recovery, inputs.sets[Role.SELECTION].expect(Role.SELECTION).tokens),
+        texts=Texts(inputs.recovery, selection.tokens, by_domain),
         seed=derive_seed(config.seed, "recovery"),
         batch_tokens=config.evaluation.batch_tokens,
         teacher=DenseTeacher(inputs.original.model, inputs.fingerprints["model"]),
@@ -50,4 +55,6 @@ def recovered_note(record: RecoveryRecord) -> str:
     stopped = (
         f", stopped after {training.steps} of {training.planned} steps" if training.steps < training.planned else ""
     )
-    return f"selection loss {before:.4f} -> {best:.4f} nats{stopped}"
+    soup = record.soup
+    averaged = f", {soup.loss:.4f} as a soup of {len(soup.members)} of {len(soup.losses)}" if soup else ""
+    return f"selection loss {before:.4f} -> {best:.4f} nats{stopped}{averaged}"

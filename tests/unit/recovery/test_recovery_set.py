@@ -27,7 +27,7 @@ def test_domains_give_the_same_share_of_their_text(tokenizer) -> None:
 def test_too_little_text_is_refused(tokenizer) -> None:
     with pytest.raises(DataError, match="at least 40 are needed"):
         build_recovery_set({"text": words(3)}, tokenizer, 10, 10**6)
-    with pytest.raises(DataError, match="domain 'none' of the recovery set has less text than a window"):
+    with pytest.raises(DataError, match="domain 'none' of the recovery set has less text that counts than a window"):
         build_recovery_set({"text": words(30), "none": ["w3"]}, tokenizer, 10, 10**6)
 
 

@@ -23,7 +23,7 @@ from secateur.model.loading import load_causal_model
 from secateur.pipeline import run_pipeline
 from secateur.pruning.surgery import prune
 from secateur.recipe import Recipe
-from secateur.recovery.recover import DenseTeacher, Recovery, Texts
+from secateur.recovery.assembly import DenseTeacher, Recovery, Texts
 from secateur.recovery.text import RecoverySet
 from secateur.report.record import Report
 from secateur.runs.folder import RunFolder

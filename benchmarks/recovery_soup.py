@@ -1,0 +1,132 @@
+"""Is the mean of several recoveries better than the best of them?
+
+    python benchmarks/recovery_soup.py [--subjects demo,stories260k] [--keeps 0.7,0.5] [--seeds 0,1,2] [--tokens 50000]
+
+Three recoveries of the same pruned model by LoRA, which differ in their seed (order of the text, adapters) or in their
+learning rate (half, default, double); the first is in both. Best ingredient and greedy soup are chosen on the selection
+set, uniform takes all; the evaluation set is only reported. Writes `benchmarks/results/recovery-soup.json` after every
+cell (cells that it holds are not made again) and prints the table.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from recovery_subjects import SUBJECTS, Subject, subject
+from transformers import PreTrainedModel
+
+from secateur.assignments import parse_list
+from secateur.cli.terminal import quiet_libraries
+from secateur.recipe import Recipe
+from secateur.recovery.recover import RecoveryRecord, recover_once
+from secateur.recovery.several import Recovered, greedy_soup
+from secateur.recovery.trainee import Finished
+from secateur.runs.shelf import Shelf
+from secateur.schema import derive_seed
+
+RESULTS = Path(__file__).parent / "results" / "recovery-soup.json"
+# Seed of a recovery beside the subject's, and factor on the recipe's learning rate.
+KINDS: dict[str, tuple[tuple[int, float], ...]] = {
+    "seeds": ((0, 1.0), (1, 1.0), (2, 1.0)),
+    "rates": ((0, 1.0), (0, 0.5), (0, 2.0)),
+}
+
+
+def recovered_once(own: Subject, place: int, factor: float) -> tuple[PreTrainedModel, RecoveryRecord]:
+    model = own.pruned()
+    rate = factor * Recipe().rate(int(model.config.hidden_size))
+    recipe = Recipe(method="lora", epochs=1, judgements=5, learning_rate=rate)
+    seed = own.seed if place == 0 else derive_seed(own.seed, "soup", place)
+    return recover_once(model, own.recovery(recipe, seed))
+
+
+def run_one(own: Subject) -> dict[str, Any]:
+    """Make the recoveries of all kinds, each once, and their soups; losses in nats per token."""
+    begun = time.perf_counter()
+    made = {
+        each: recovered_once(own, *each) for each in dict.fromkeys(each for kind in KINDS.values() for each in kind)
+    }
+    cell: dict[str, Any] = {"dense": own.dense_loss, "before": own.evaluated(own.pruned()), "kinds": {}}
+    for name, ingredients in KINDS.items():
+        model = own.pruned()
+        recovered = Recovered(model, Shelf())
+        for place, each in enumerate(ingredients):
+            recovered.keep(place, *made[each])
+        judge = own.recovery(Recipe(method="lora")).judge(Finished(model))
+        soup = greedy_soup(model, recovered, len(ingredients), judge)
+        losses = {"greedy": {"selection": soup.loss, "evaluation": own.evaluated(model)}}
+        for title, members in (("best", (soup.best,)), ("uniform", tuple(range(len(ingredients))))):
+            recovered.set(model, members)
+            losses[title] = {"selection": judge(), "evaluation": own.evaluated(model)}
+        cell["kinds"][name] = losses | {"members": soup.members, "ingredients": soup.losses}
+    return cell | {"seconds": time.perf_counter() - begun}
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Write a median with its range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table_of(cells: dict[str, dict[str, Any]]) -> str:
+    """Write medians and ranges over seeds in Markdown; soups as differences from the best ingredient."""
+    lines = [
+        "| model | kept | differ in | in the greedy soup | greedy - best, selection | greedy - best, evaluation | "
+        "uniform - best, selection | uniform - best, evaluation | best: share closed | greedy: share closed | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for key, cell in cells.items():
+        name, keep, _ = key.split("/")
+        for kind, losses in cell["kinds"].items():
+            grouped.setdefault((name, keep, kind), []).append(cell | losses)
+    for (name, keep, kind), own in grouped.items():
+        gained = [
+            spread([each[way][where] - each["best"][where] for each in own], 4)
+            for way in ("greedy", "uniform")
+            for where in ("selection", "evaluation")
+        ]
+        closed = [
+            spread([(e["before"] - e[way]["evaluation"]) / (e["before"] - e["dense"]) for e in own])
+            for way in ("best", "greedy")
+        ]
+        members = ", ".join(str(len(each["members"])) for each in own)
+        lines.append(f"| {name} | {keep} | {kind} | {members} of 3 | {' | '.join([*gained, *closed])} | {len(own)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--keeps", default="0.7,0.5")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--tokens", type=int, default=50_000)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    quiet_libraries()
+    record: dict[str, Any] = {
+        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
+        "torch": torch.__version__,
+        "tokens": arguments.tokens,
+        "cells": json.loads(arguments.out.read_text())["cells"] if arguments.out.is_file() else {},
+    }
+    for seed in parse_list("--seeds", arguments.seeds, int):
+        for name in parse_list("--subjects", arguments.subjects, str):
+            for keep in parse_list("--keeps", arguments.keeps, float):
+                key = f"{name}/{keep:g}/{seed}"
+                if key in record["cells"]:
+                    continue
+                record["cells"][key] = run_one(subject(name, keep, seed, arguments.tokens))
+                record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+                arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+                print(key, json.dumps(record["cells"][key]["kinds"]), flush=True)
+    print(table_of(record["cells"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -140,7 +140,8 @@ def summary_lines(report: Report) -> list[str]:
     for name, left in report.excess_log_perplexity_left.items():
         ratio = secateur.perplexity.value / report.row(name).perplexity.value
         share = "it is no worse than dense" if left is None else f"{left:.0%} of its excess log-perplexity is left"
-        lines.append(f"perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
+        before = "before the recovery, " if report.recovery else ""
+        lines.append(f"{before}perplexity is {ratio:.2f} of {TITLES[name]}; {share}")
     beside = {each.second: each for each in report.comparisons}
     if "dense" in beside:
         lines.append(comparison_line(beside["dense"]))

@@ -196,10 +196,11 @@ class Sections:
             for row in run.rows
         )
         header = ("model", "parameters", "FLOPs per token in the blocks", "KV cache, bytes per token")
+        own = TITLES["secateur" if run.result is None else run.result.name]
         counted = [
             card(
                 "What is counted",
-                table(NumberTable(header, rows), "exact, from the shapes", TITLES["secateur"], whole=True),
+                table(NumberTable(header, rows), "exact, from the shapes", own, whole=True),
                 wide=True,
             )
         ]

@@ -4,13 +4,14 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from secateur.errors import RunFolderError
 from secateur.recovery.judging import RevisingJudge
 from secateur.recovery.objective import Objective, WindowLosses
 from secateur.recovery.schedule import rate_factor
@@ -18,7 +19,7 @@ from secateur.recovery.text import Batch, RecoverySet
 from secateur.recovery.trainee import Trainee, set_values, values_of
 from secateur.recovery.weighting import Weighting
 from secateur.runs.shelf import Shelf
-from secateur.schema import Record, canonical_json, derive_seed
+from secateur.schema import Record, canonical_json, derive_seed, digest
 
 # Seconds between two times that the state is put aside; at every judgement it is, too.
 SAVED_EVERY = 60.0
@@ -94,8 +95,9 @@ def unheard(value: float | None = None) -> None:
 
 @dataclass
 class _Progress:
-    """Where a training is."""
+    """Where a training is, and of which plan and text."""
 
+    of: str
     step: int
     tokens: int
     losses: list[float]
@@ -140,6 +142,9 @@ class Training:
         Args:
             judge: Gives the selection loss of the trainee as it stands, nats per token; may be a `RevisingJudge`.
             shelf: In memory if not given.
+
+        Raises:
+            RunFolderError: The shelf holds a training with another plan, or on other text.
         """
         self._trainee, self._set, self._objective, self._weighting = trainee, recovery_set, objective, weighting
         self._judge, self._plan, self._shelf = judge, plan, shelf or Shelf()
@@ -147,7 +152,9 @@ class Training:
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), lr=plan.learning_rate, betas=(0.9, 0.999), weight_decay=plan.weight_decay
         )
-        self._progress = _Progress(0, 0, [], [], [], 1.0, 0.0)
+        # How many windows go through the model together changes nothing but rounding.
+        told = asdict(plan) | {"micro_windows": 0, "text": recovery_set.fingerprint}
+        self._progress = _Progress(digest(told), 0, 0, [], [], [], 1.0, 0.0)
         if "state" in self._shelf:
             self._restore()
 
@@ -265,6 +272,11 @@ class Training:
         state = self._shelf.take("state")
         kept = json.loads(bytes(state["progress"].tolist()))
         kept["judgements"] = [Judgement.model_validate(each) for each in kept["judgements"]]
+        if kept["of"] != self._progress.of:
+            raise RunFolderError(
+                "the folder holds a recovery with another recipe or on other text; give another folder, or ask for the "
+                "same again"
+            )
         self._progress = _Progress(**kept)
         set_values(self._parameters, {name: state[f"parameter {name}"] for name in self._parameters})
         self._optimizer.state.clear()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from secateur.errors import RunFolderError
 from secateur.recovery.objective import CrossEntropy, WindowLosses, mean_loss
 from secateur.recovery.text import RecoverySet
 from secateur.recovery.trainee import WholeModel
@@ -184,3 +185,11 @@ class TestInterrupted:
         assert training(fresh, objective, shelf=Shelf(tmp_path)).run() == whole
         assert objective.calls == 0
         assert all(map(torch.equal, fresh.parameters.values(), trainee.parameters.values()))
+
+
+def test_a_shelf_with_another_training_is_refused(trainee, make_model, tmp_path) -> None:
+    training(trainee, shelf=Shelf(tmp_path)).run()
+    again = WholeModel(make_model("llama", attention_dropout=0.1))
+    training(again, plan=replace(PLAN, micro_windows=5), shelf=Shelf(tmp_path))
+    with pytest.raises(RunFolderError, match="another recipe or on other text"):
+        training(again, plan=replace(PLAN, learning_rate=1e-3), shelf=Shelf(tmp_path))

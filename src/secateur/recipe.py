@@ -117,6 +117,12 @@ class Recipe(Record):
         """Give the number of steps of one recovery on a recovery set of so many windows."""
         return max(1, round(self.epochs * windows / self.batch_windows))
 
+    def all_steps(self, windows: int) -> int:
+        """Give the steps of all trainings, of recipes that are tried and of recoveries for a soup, early ends aside."""
+        once = self.steps(windows)
+        first = round(self.trials * self.rung * once) + self.finalists * once if self.trials else once
+        return first + (self.recoveries - 1) * once
+
     def rate(self, hidden_size: int) -> float:
         """Give the peak learning rate for a model of so many hidden channels.
 

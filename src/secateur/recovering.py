@@ -107,7 +107,7 @@ def recover_loaded(
         teacher=teacher,
         folder=folder.work,
     )
-    steps = recovery.recipe.recoveries * recovery.plan(pruned).steps
+    steps = recovery.recipe.all_steps(len(recovery.texts.recovery))
     with stage_clock("recover", listener, steps, LOSS) as clock:
         recovered, record = recover(pruned, recovery, clock.advance)
         round_weights(recovered, loaded.stored)

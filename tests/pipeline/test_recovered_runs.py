@@ -15,6 +15,7 @@ from secateur.inputs import load_inputs
 from secateur.pipeline import resume_pipeline
 from secateur.recovering import load, recover_folder
 from secateur.recovery_folder import RecoveryOutcome, recovery_request
+from secateur.runs.progress import StageAdvanced, StageStarted
 
 # Nothing is searched for: what is trained is the uniform model.
 RECIPE = {"method": "lora", "tokens": 4096, "batch_windows": 8, "judgements": 4}
@@ -97,6 +98,24 @@ def test_full_fine_tuning_with_a_teacher(small_config: RunConfig, tmp_path: Path
     ]
     assert all(report.result.perplexity.value < report.row("secateur").perplexity.value for report in own)
     assert own[1].result.kl < own[0].result.kl
+
+
+def test_a_run_may_try_recipes_and_average_recoveries(small_config: RunConfig, tmp_path: Path) -> None:
+    config = recovering(small_config, trials=7, finalists=2, soup=2, batch_windows=4)
+    run = finish(config, tmp_path / "run")
+    record = run.report.recovery
+    assert record is not None
+    assert record.tuning is not None
+    assert record.soup is not None
+    assert len(record.tuning.attempts) == 7
+    assert record.soup.loss <= min(record.soup.losses)
+    assert run.report.result.perplexity.value < run.report.row("secateur").perplexity.value
+    steps = [event.done for event in run.events if isinstance(event, StageAdvanced) and event.stage == "recover"]
+    total = next(event.total for event in run.events if isinstance(event, StageStarted) and event.stage == "recover")
+    assert total is not None
+    assert steps == list(range(1, len(steps) + 1))
+    # The chosen recipe may have larger or smaller steps than the given one.
+    assert 0.5 * total < len(steps) < 2 * total
 
 
 def test_the_result_of_a_run_is_recovered_afterwards(finished: Finished, tmp_path: Path, invoke: Invoke) -> None:

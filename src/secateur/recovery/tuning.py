@@ -241,11 +241,6 @@ def rung_against_end(attempts: Sequence[Attempt]) -> float | None:
     return float(spearmanr(*zip(*both, strict=True)).statistic)
 
 
-def num_steps(recipe: Recipe, windows: int) -> int:
-    """Give how often `Tuning.run` calls `advance`, early ends and what half the tokens leave no room for aside."""
-    return round(recipe.trials * recipe.rung * recipe.steps(windows)) + recipe.finalists * recipe.steps(windows)
-
-
 def choices_around(given: Recipe, rate: float, parts: tuple[str, ...], windows: int) -> Choices:
     """Give the recipes that are tried on a recovery set of so many windows."""
     most = int(given.rung * given.epochs * windows / LEAST_STEPS)

@@ -257,11 +257,12 @@ def evaluate_parts(prices: Prices) -> tuple[Part, ...]:
 
 def recover_parts(prices: Prices) -> tuple[Part, ...]:
     amounts, recipe = prices.amounts, prices.recipe
-    steps = recipe.steps(amounts.recovery_tokens // amounts.config.data.sequence_length)
+    windows = amounts.recovery_tokens // amounts.config.data.sequence_length
+    steps, all_steps = recipe.steps(windows), recipe.all_steps(windows)
     step_tokens = recipe.batch_windows * amounts.config.data.sequence_length
     judged = (min(recipe.judgements, steps) + 1) * prices.scored(amounts.num_tokens[Role.SELECTION])
     once = steps * prices.trained(step_tokens) + judged
-    return (Part("step", recipe.recoveries * once, recipe.recoveries * steps),)
+    return (Part("step", once * all_steps / steps, all_steps),)
 
 
 def samples_parts(prices: Prices) -> tuple[Part, ...]:

@@ -23,7 +23,7 @@ def recover_stage(run: Run, pruned: PreTrainedModel) -> tuple[PreTrainedModel, R
     if run.config.recovery.method == "none":
         return pruned, None
     recovery = recovery_of(run)
-    steps = recovery.recipe.recoveries * recovery.plan(pruned).steps
+    steps = recovery.recipe.all_steps(len(recovery.texts.recovery))
     with stage_clock("recover", run.listener, steps, LOSS) as clock:
         recovered, record = recover(pruned, recovery, clock.advance)
         round_weights(recovered, run.export_dtype)

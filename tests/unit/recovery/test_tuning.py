@@ -11,7 +11,7 @@ from secateur.recovery.objective import CrossEntropy, mean_loss
 from secateur.recovery.recover import recover, tuning_of
 from secateur.recovery.text import RecoverySet
 from secateur.recovery.training import Training
-from secateur.recovery.tuning import best_of, choices_around, finalists, num_steps, rung_against_end
+from secateur.recovery.tuning import best_of, choices_around, finalists, rung_against_end
 
 WINDOWS, LENGTH = 24, 8
 RECIPE = Recipe(
@@ -149,7 +149,7 @@ def test_a_model_is_left_as_it_was_by_every_attempt(make_pruned, make_recovery, 
 def test_progress_is_told_in_steps_of_the_given_size(tuned):
     # Seven rungs of two steps, and two to the end of twelve: half the tokens leave no room for a third.
     assert len(tuned[3]) == 7 * 2 + 2 * 12
-    assert num_steps(RECIPE, WINDOWS) >= len(tuned[3])
+    assert RECIPE.all_steps(WINDOWS) >= len(tuned[3])
 
 
 def attempt(number, rung, end=None, planned=100):

@@ -130,7 +130,8 @@ def tuning_of(model: PreTrainedModel, recovery: Recovery, objective: Objective) 
 
     def train(recipe: Recipe, shelf: Shelf, advance: Advance, rung: tuple[int, int] | None) -> TrainingRecord:
         own = replace(recovery, recipe=recipe)
-        plan, trainee = own.plan(model), own.trainee(model)
+        # What is tried is this rate and no other.
+        plan, trainee = replace(own.plan(model), restarts=0), own.trainee(model)
         if rung is not None:
             plan = replace(plan, steps=rung[0], judgements=rung[1])
         try:

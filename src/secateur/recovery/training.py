@@ -26,6 +26,9 @@ SAVED_EVERY = 60.0
 # A selection loss so far above the first, in nats per token, is no recovery any more.
 DIVERGED = 0.5
 MOST_ROLLBACKS = 3
+# Where no step made it better, training begins again at so much of the rate: what helps where much is lost is too fast
+# where little is.
+RESTART_SCALE = 0.25
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Plan:
         micro_windows: Windows that go through the model together; a step may take several passes.
         judgements: Times that the selection set is asked, evenly over the steps.
         patience: Judgements in a row without a better one after which the training ends.
+        restarts: Times that it begins again, slower, where it ended without a better one than the first.
     """
 
     steps: int
@@ -47,6 +51,7 @@ class Plan:
     gradient_norm: float = 1.0
     judgements: int = 10
     patience: int = 3
+    restarts: int = 2
     seed: int = 0
 
     def is_judged(self, step: int) -> bool:
@@ -74,7 +79,12 @@ class TrainingRecord(Record):
     judgements: tuple[Judgement, ...] = Field(description="on the selection set; the first is before any step")
     best_step: int = Field(description="whose weights were kept; 0 where no step made it better")
     rollbacks: tuple[int, ...] = Field(description="steps at which something was not finite or far off")
-    rate_scale: float = Field(description="what learning rates were multiplied by in the end: half per rollback")
+    restarts: tuple[int, ...] = Field(
+        (), description="steps after which it began again at a quarter of the rate, since none had made it better"
+    )
+    rate_scale: float = Field(
+        description="what learning rates were multiplied by in the end: half per rollback, a quarter per restart"
+    )
     seconds: float
 
     @property
@@ -103,6 +113,7 @@ class _Progress:
     losses: list[float]
     judgements: list[Judgement]
     rollbacks: list[int]
+    restarts: list[int]
     rate_scale: float
     seconds: float
 
@@ -119,6 +130,7 @@ class _Progress:
             judgements=tuple(self.judgements),
             best_step=self.best.step,
             rollbacks=tuple(self.rollbacks),
+            restarts=tuple(self.restarts),
             rate_scale=self.rate_scale,
             seconds=self.seconds,
         )
@@ -152,9 +164,10 @@ class Training:
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), lr=plan.learning_rate, betas=(0.9, 0.999), weight_decay=plan.weight_decay
         )
-        # How many windows go through the model together changes nothing but rounding.
-        told = asdict(plan) | {"micro_windows": 0, "text": recovery_set.fingerprint}
-        self._progress = _Progress(digest(told), 0, 0, [], [], [], 1.0, 0.0)
+        # How many windows go through the model together changes nothing but rounding; and a training that is over may
+        # still begin again.
+        told = asdict(plan) | {"micro_windows": 0, "restarts": 0, "text": recovery_set.fingerprint}
+        self._progress = _Progress(digest(told), 0, 0, [], [], [], [], 1.0, 0.0)
         if "state" in self._shelf:
             self._restore()
 
@@ -164,10 +177,13 @@ class Training:
         if not progress.judgements:
             progress.judgements.append(Judgement(step=0, loss=self._judge()))
             self._keep()
+            self._save("begun")
             self._save()
         for loss in progress.losses:
             advance(loss)
-        while not self._ended():
+        while not self._ended() or self._in_vain():
+            if self._ended():
+                self._begin_again()
             start = time.perf_counter()
             fine = self._step()
             progress = self._progress
@@ -189,6 +205,23 @@ class Training:
         since = [each for each in progress.judgements if each.step > progress.best.step]
         given_up = len(progress.rollbacks) >= MOST_ROLLBACKS
         return progress.step >= plan.steps or len(since) >= plan.patience or given_up
+
+    def _in_vain(self) -> bool:
+        """Say whether it ended without a better judgement than the first, and may begin again."""
+        progress = self._progress
+        again = len(progress.restarts) < self._plan.restarts and len(progress.judgements) > 1
+        # A judge that revises its answers has seen the states that would be gone.
+        return again and progress.best.step == 0 and not isinstance(self._judge, RevisingJudge)
+
+    def _begin_again(self) -> None:
+        """Go back to the beginning, at a fraction of the learning rate."""
+        ended = self._progress
+        self._restore("begun")
+        progress = self._progress
+        progress.restarts, progress.rollbacks = [*ended.restarts, ended.step], ended.rollbacks
+        progress.rate_scale, progress.tokens = ended.rate_scale * RESTART_SCALE, ended.tokens
+        progress.seconds = ended.seconds
+        self._save()
 
     def _step(self) -> bool:
         """Take a step; say whether everything stayed finite."""
@@ -254,7 +287,7 @@ class Training:
         self._progress.seconds = seconds
         self._save()
 
-    def _save(self) -> None:
+    def _save(self, kept_as: str = "state") -> None:
         state: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             state[f"parameter {name}"] = parameter.detach().clone()
@@ -266,10 +299,10 @@ class Training:
         progress = self._progress
         kept = vars(progress) | {"judgements": [each.model_dump() for each in progress.judgements]}
         state["progress"] = torch.frombuffer(bytearray(canonical_json(kept).encode()), dtype=torch.uint8)
-        self._shelf.put("state", state)
+        self._shelf.put(kept_as, state)
 
-    def _restore(self) -> None:
-        state = self._shelf.take("state")
+    def _restore(self, kept_as: str = "state") -> None:
+        state = self._shelf.take(kept_as)
         kept = json.loads(bytes(state["progress"].tolist()))
         kept["judgements"] = [Judgement.model_validate(each) for each in kept["judgements"]]
         if kept["of"] != self._progress.of:

@@ -55,6 +55,7 @@ def recovered_note(record: RecoveryRecord) -> str:
     stopped = (
         f", stopped after {training.steps} of {training.planned} steps" if training.steps < training.planned else ""
     )
+    stopped += f", begun again {len(training.restarts)} times, slower" if training.restarts else ""
     soup = record.soup
     averaged = f", {soup.loss:.4f} as a soup of {len(soup.members)} of {len(soup.losses)}" if soup else ""
     return f"selection loss {before:.4f} -> {best:.4f} nats{stopped}{averaged}"

@@ -193,3 +193,31 @@ def test_a_shelf_with_another_training_is_refused(trainee, make_model, tmp_path)
     training(again, plan=replace(PLAN, micro_windows=5), shelf=Shelf(tmp_path))
     with pytest.raises(RunFolderError, match="another recipe or on other text"):
         training(again, plan=replace(PLAN, learning_rate=1e-3), shelf=Shelf(tmp_path))
+
+
+def test_a_rate_at_which_nothing_got_better_is_given_up_for_a_slower_one(trainee) -> None:
+    """Judged as if steps helped from the seventh that was asked for on: the third beginning is the first that gains."""
+    told = iter([1.0, *[1.1] * 4, *[0.9 - 0.01 * place for place in range(99)]])
+    record = training(trainee, plan=replace(PLAN, patience=2), judge=lambda: next(told)).run()
+    assert record.restarts == (4, 4)
+    assert record.rate_scale == 1 / 16
+    assert record.steps == STEPS
+    assert record.tokens == (STEPS + 8) * 6 * 12
+    assert [each.step for each in record.judgements] == [0, 2, 4, 6, 8, 10, 12]
+    assert record.best_step == STEPS
+
+
+def test_a_training_that_began_again_and_was_interrupted_goes_on_alike(make_model, tmp_path) -> None:
+    def made() -> WholeModel:
+        return WholeModel(make_model("llama", attention_dropout=0.1))
+
+    plan = replace(PLAN, learning_rate=0.3, patience=1, restarts=1)
+    whole = training(made(), plan=plan).run()
+    assert whole.restarts
+    # Two passes per step: in the fourth step after it has begun again.
+    stopped = Planted({2 * (whole.restarts[0] + 3): RuntimeError("stopped")})
+    with pytest.raises(RuntimeError, match="stopped"):
+        training(made(), stopped, plan=plan, shelf=Shelf(tmp_path)).run()
+    resumed = training(made(), plan=plan, shelf=Shelf(tmp_path)).run()
+    assert resumed.restarts == whole.restarts
+    assert resumed.losses == pytest.approx(whole.losses, abs=1e-4)

@@ -62,7 +62,8 @@ def recovery(run: Recorded) -> Picture | None:
     first, best = judged[0].loss, training.best
     ended = f"It ended after {training.steps} of {training.planned} steps" if training.steps < training.planned else ""
     back = f"{len(training.rollbacks)} times it was rolled back" if training.rollbacks else ""
-    more = "; ".join(filter(None, (ended, back)))
+    again = f"{len(training.restarts)} times it began again at a quarter of the rate" if training.restarts else ""
+    more = "; ".join(filter(None, (ended, back, again)))
     return Picture(
         name="recovery",
         title=f"Training brings the loss from {first:.3f} to {best.loss:.3f} nats on text that it was not trained on",

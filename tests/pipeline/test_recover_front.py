@@ -71,7 +71,8 @@ def test_a_point_is_exported_recovered(
     result = invoke("export", root, "--point", point.number, "--out", "point")
     assert result.exit_code == 0, result.output
     assert f"point {point.number}, recovered: perplexity" in result.output
-    model = AutoModelForCausalLM.from_pretrained("point", trust_remote_code=True)
+    # The modelling file is the one that this run has just written.
+    model = AutoModelForCausalLM.from_pretrained("point", trust_remote_code=True)  # its own file
     selection = load_inputs(small_config).sets[Role.SELECTION].tokens
     assert mean_loss(model, selection, 8) == pytest.approx(point.loss.after, abs=1e-4)
     card = Path("point/README.md").read_text()

@@ -93,7 +93,9 @@ def recover_front(
         with written_whole(adapters_file(folder)) as path:
             save_file(shared.adapters.tensors, path)
         _write(record, record_file(folder))
-        remove(folder.front_recovery / "training")
+        # Adapters and record are all that an export needs; what the dense model said is the largest of the rest.
+        for name in ("training", "teacher"):
+            remove(folder.front_recovery / name)
     return record
 
 

@@ -8,9 +8,7 @@ own: recovery_tuning, recovery_soup, recovery_robust, recovery_front, recovery_s
 `benchmarks/results/recovery.json` after every cell (cells that it holds are not made again) and prints the table.
 """
 
-import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,8 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from recovery_subjects import SUBJECTS, Subject, subject
+from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
 from transformers import PreTrainedModel
 
 from secateur.assignments import parse_list
@@ -64,11 +61,6 @@ def run_one(own: Subject, settings: dict[str, Any], *, plain: bool) -> dict[str,
     }
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """Write a median with its range."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def table_of(cells: dict[str, dict[str, Any]]) -> str:
     """Write medians and ranges over seeds in Markdown, a line per subject and way."""
     grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -91,24 +83,14 @@ def table_of(cells: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subjects", default=",".join(SUBJECTS))
-    parser.add_argument("--keeps", default="0.7,0.5")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = arguments_of(__doc__, RESULTS)
     parser.add_argument("--ways", default=";".join(WAYS), help="names with semicolons between")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     quiet_libraries()
     ways = [way.strip() for way in arguments.ways.split(";")]
-    record: dict[str, Any] = {
-        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
-        "torch": torch.__version__,
-        "tokens": TOKENS,
-        "ways": {name: settings for name, (settings, _) in WAYS.items()},
-        "cells": {},
-    }
-    if arguments.out.is_file():
-        record["cells"] = json.loads(arguments.out.read_text())["cells"]
+    record = begun_record(
+        arguments.out, {"tokens": TOKENS, "ways": {name: settings for name, (settings, _) in WAYS.items()}}
+    )
     for seed in parse_list("--seeds", arguments.seeds, int):
         for name in parse_list("--subjects", arguments.subjects, str):
             for keep in parse_list("--keeps", arguments.keeps, float):

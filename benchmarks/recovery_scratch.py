@@ -9,10 +9,8 @@ only reported. What the dense model was once trained on is not counted: it is wh
 `benchmarks/results/recovery-scratch.json` after every cell (cells that it holds are not made again), prints the table.
 """
 
-import argparse
 import copy
 import json
-import platform
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recovery_soup import spread
-from recovery_subjects import SUBJECTS, Subject, subject
+from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from secateur.assignments import parse_list
@@ -128,21 +125,11 @@ def table_of(cells: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subjects", default=",".join(SUBJECTS))
-    parser.add_argument("--keeps", default="0.7,0.5")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = arguments_of(__doc__, RESULTS)
     parser.add_argument("--tokens", type=int, default=50_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     quiet_libraries()
-    record: dict[str, Any] = {
-        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
-        "torch": torch.__version__,
-        "tokens": arguments.tokens,
-        "rates": RATES,
-        "cells": json.loads(arguments.out.read_text())["cells"] if arguments.out.is_file() else {},
-    }
+    record = begun_record(arguments.out, {"tokens": arguments.tokens, "rates": RATES})
     for seed in parse_list("--seeds", arguments.seeds, int):
         for name in parse_list("--subjects", arguments.subjects, str):
             for keep in parse_list("--keeps", arguments.keeps, float):

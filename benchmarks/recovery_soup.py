@@ -8,17 +8,13 @@ set, uniform takes all; the evaluation set is only reported. Writes `benchmarks/
 cell (cells that it holds are not made again) and prints the table.
 """
 
-import argparse
 import json
-import platform
-import statistics
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from recovery_subjects import SUBJECTS, Subject, subject
+from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
 from transformers import PreTrainedModel
 
 from secateur.assignments import parse_list
@@ -68,11 +64,6 @@ def run_one(own: Subject) -> dict[str, Any]:
     return cell | {"seconds": time.perf_counter() - begun}
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """Write a median with its range."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def table_of(cells: dict[str, dict[str, Any]]) -> str:
     """Write medians and ranges over seeds in Markdown; soups as differences from the best ingredient."""
     lines = [
@@ -101,20 +92,11 @@ def table_of(cells: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subjects", default=",".join(SUBJECTS))
-    parser.add_argument("--keeps", default="0.7,0.5")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = arguments_of(__doc__, RESULTS)
     parser.add_argument("--tokens", type=int, default=50_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     quiet_libraries()
-    record: dict[str, Any] = {
-        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
-        "torch": torch.__version__,
-        "tokens": arguments.tokens,
-        "cells": json.loads(arguments.out.read_text())["cells"] if arguments.out.is_file() else {},
-    }
+    record = begun_record(arguments.out, {"tokens": arguments.tokens})
     for seed in parse_list("--seeds", arguments.seeds, int):
         for name in parse_list("--subjects", arguments.subjects, str):
             for keep in parse_list("--keeps", arguments.keeps, float):

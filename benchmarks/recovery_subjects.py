@@ -5,12 +5,17 @@ calibration share of documents gives (of the demo: a stream of its own), what ch
 reported its evaluation set.
 """
 
+import argparse
+import json
 import math
+import platform
+import statistics
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -122,6 +127,31 @@ class Subject:
         """Give the share of the excess loss over dense that is gone, from losses on the evaluation set."""
         excess = before - self.dense_loss
         return (before - after) / excess if excess > 0 else math.nan
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Write a median with its range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def arguments_of(about: str | None, results: Path) -> argparse.ArgumentParser:
+    """Give a parser of what every benchmark of recovery may be asked: which subjects, and where cells are kept."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--keeps", default="0.7,0.5")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--out", type=Path, default=results)
+    return parser
+
+
+def begun_record(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Give the record that cells are added to, with those that a file holds already."""
+    return {
+        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
+        "torch": torch.__version__,
+        **settings,
+        "cells": json.loads(out.read_text())["cells"] if out.is_file() else {},
+    }
 
 
 def subject(name: str, keep: float, seed: int, recovery_tokens: int = 200_000) -> Subject:

@@ -14,6 +14,8 @@ HIGHEST_RATE = 5e-3
 # Small models and little text do better with more and smaller steps, down to a few windows each (docs/log.md);
 # LLM-Pruner takes 64 sequences of 256 tokens.
 USUAL_STEPS, FEWEST_WINDOWS, MOST_WINDOWS = 400, 2, 64
+# An adversary weighs the windows of a step against each other: of two it would learn little.
+FEWEST_WEIGHED = 8
 # Half of the loss, where there is a dense model: better than none of it on both models of docs/log.md.
 USUAL_DISTILL = 0.5
 # Of what training every tried recipe to the end would take, what trying them takes at most; the recipe as given and
@@ -30,7 +32,9 @@ class Recipe(Record):
     )
     tokens: int = Field(1_000_000, ge=1, description="of the recovery set, at most")
     epochs: float = Field(2.0, gt=0, description="times that the recovery set is gone through")
-    batch_windows: int = Field(0, ge=0, description="windows per step; 0: as many as give 400 steps, from 2 to 64")
+    batch_windows: int = Field(
+        0, ge=0, description="windows per step; 0: as many as give 400 steps, from 2 (with an adversary 8) to 64"
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="peak; default: 1e-4 at 4,096 hidden channels, and in inverse proportion to them"
     )
@@ -39,9 +43,9 @@ class Recipe(Record):
     )
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="of what is trained")
-    rank: int = Field(8, ge=1, description="lora, qlora: rank of a change")
-    alpha: int = Field(16, ge=1, description="lora, qlora: changes count alpha / rank times")
-    dropout: float = Field(0.05, ge=0, lt=1, description="lora, qlora: share of inputs that a change misses")
+    rank: int = Field(32, ge=1, description="lora, qlora: rank of a change")
+    alpha: int = Field(32, ge=1, description="lora, qlora: changes count alpha / rank times")
+    dropout: float = Field(0.0, ge=0, lt=1, description="lora, qlora: share of inputs that a change misses")
     modules: Literal["all", "attention", "mlp"] = Field("all", description="lora, qlora: projections that are adapted")
     distill: float | None = Field(
         None, ge=0, le=1, description="share of KL(dense || model) in the loss; default: 0.5 with a dense model, else 0"
@@ -98,7 +102,8 @@ class Recipe(Record):
             dense: Whether the dense model is there.
         """
         batch = round(self.epochs * windows / USUAL_STEPS)
-        decided: dict[str, Any] = {"batch_windows": self.batch_windows or max(FEWEST_WINDOWS, min(MOST_WINDOWS, batch))}
+        fewest = FEWEST_WEIGHED if self.robust in ("ratio", "p-dro") else FEWEST_WINDOWS
+        decided: dict[str, Any] = {"batch_windows": self.batch_windows or max(fewest, min(MOST_WINDOWS, batch))}
         if self.distill is None:
             decided["distill"] = USUAL_DISTILL if dense else 0.0
         return self.model_copy(update=decided)

@@ -58,7 +58,7 @@ def test_asking_again_gives_what_is_there_and_asking_for_something_else_is_refus
 ) -> None:
     root, record = recovered
     assert recover_front(root, RECIPE, between=BETWEEN) == record
-    with pytest.raises(RunFolderError, match=r"recovery\.rank was 8, is 4; .*remove that folder"):
+    with pytest.raises(RunFolderError, match=r"recovery\.rank was 32, is 4; .*remove that folder"):
         recover_front(root, RECIPE.model_copy(update={"rank": 4}), between=BETWEEN)
     with pytest.raises(RunFolderError, match="points was"):
         recover_front(root, RECIPE, points=(1,), between=BETWEEN)

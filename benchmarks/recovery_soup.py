@@ -1,6 +1,6 @@
 """Is the mean of several recoveries better than the best of them?
 
-    python benchmarks/recovery_soup.py [--subjects demo,stories260k] [--keeps 0.7,0.5] [--seeds 0,1,2] [--tokens 50000]
+    python benchmarks/recovery_soup.py [--subjects demo,stories260k] [--keeps 0.7,0.5] [--seeds 0,1,2] [--tokens 30000]
 
 Three recoveries of the same pruned model by LoRA, which differ in their seed (order of the text, adapters) or in their
 learning rate (half, default, double); the first is in both. Best ingredient and greedy soup are chosen on the selection
@@ -93,7 +93,7 @@ def table_of(cells: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = arguments_of(__doc__, RESULTS)
-    parser.add_argument("--tokens", type=int, default=50_000)
+    parser.add_argument("--tokens", type=int, default=30_000)
     arguments = parser.parse_args()
     quiet_libraries()
     record = begun_record(arguments.out, {"tokens": arguments.tokens})

@@ -1,86 +1,46 @@
 """Does a rung say what the end will be, and is a tuned recipe better than the default?
 
-    python benchmarks/recovery_tuning.py --run demo-0.7=DIR --run stories260k-0.5=DIR [--seeds 0,1,2] [--shapes]
+    python benchmarks/recovery_tuning.py [--subjects demo,stories260k] [--keeps 0.7,0.5] [--seeds 0,1,2] [--shapes]
 
-DIR is a finished run (`secateur prune MODEL --keep 0.7 --out DIR`), whose exported model is recovered. Every attempt is
-also trained to the end, which tuning does not do: only so can all rungs be compared with their ends. Recovery sets are
-small, so that a subject and seed take a few minutes of one core; evaluation windows are reported and choose nothing.
-`--shapes` also tries the other way to a rung: warm-up, a stable rate and a cool-down, after which finalists would go on
-from before the cool-down. Writes `benchmarks/results/recovery-tuning.json` after every subject and seed, and prints a
-Markdown table of its medians.
+Every attempt is also trained to the end, which tuning does not do: only so can all rungs be compared with their ends.
+Recovery sets are small, and the text alone is trained on, so that a cell takes a few minutes of one core; evaluation
+windows are reported and choose nothing. `--shapes` also tries the other way to a rung: warm-up, a stable rate and a
+cool-down, after which finalists would go on from before the cool-down. Writes
+`benchmarks/results/recovery-tuning.json` after every cell (cells that it holds are not made again), prints the table.
 """
 
-import argparse
 import json
 import math
-import platform
-import statistics
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Int
+from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
 from scipy.stats import spearmanr
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.assignments import parse_list, parse_texts
+from secateur.assignments import parse_list
 from secateur.cli.terminal import quiet_libraries
-from secateur.config import build_config, read_yaml
-from secateur.data import Role, assign_documents, build_token_sets
-from secateur.given import dense_of
-from secateur.model.loading import load_causal_model
 from secateur.recipe import Recipe
-from secateur.recovery.assembly import Recovery, Texts
-from secateur.recovery.objective import CrossEntropy, mean_loss
+from secateur.recovery.assembly import Recovery
+from secateur.recovery.objective import CrossEntropy
 from secateur.recovery.recover import tuning_of
 from secateur.recovery.schedule import COOLDOWN
-from secateur.recovery.text import RecoverySet, build_recovery_set
 from secateur.recovery.training import unheard
 from secateur.recovery.tuning import RUNG_JUDGEMENTS, Tuning, TuningRecord
-from secateur.runs.folder import RunFolder
 from secateur.runs.shelf import Shelf
 
-RESULTS = Path(__file__).parent / "results"
-WINDOWS = 8
+RESULTS = Path(__file__).parent / "results" / "recovery-tuning.json"
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A pruned model in a folder, and the texts around it."""
-
-    folder: Path
-    recovery_set: RecoverySet
-    selection: Int[Tensor, "windows length"]
-    evaluation: Int[Tensor, "windows length"]
-
-    def model(self) -> PreTrainedModel:
-        return load_causal_model(str(self.folder))[0]
-
-
-def subject(run: Path, tokens: int) -> Subject:
-    """Read a finished run; what it calibrated on is what is trained on."""
-    folder = RunFolder(run)
-    config = build_config([read_yaml(folder.config)])
-    data = config.data
-    documents = assign_documents(list(data.sources), {}, data.text_field)
-    tokenizer = dense_of(config).tokenizer
-    wanted = {Role.SELECTION: data.selection_tokens, Role.EVALUATION: data.evaluation_tokens}
-    sets = build_token_sets({role: documents[role] for role in wanted}, tokenizer, data.sequence_length, wanted)
-    texts = build_recovery_set({"text": documents[Role.CALIBRATION]}, tokenizer, data.sequence_length, tokens)
-    return Subject(folder.exported, texts, sets[Role.SELECTION].tokens, sets[Role.EVALUATION].tokens)
-
-
-def evaluated(model: PreTrainedModel, recovery: Recovery, recipe: Recipe, shelf: Shelf, tokens: Tensor) -> float:
-    """Give the loss that a finished training came to, or train where the shelf is empty."""
-    own = replace(recovery, recipe=recipe)
-    trainee = own.trainee(model)
-    own.training(trainee, CrossEntropy(), own.plan(model), shelf).run()
-    loss = mean_loss(trainee.judged(), tokens, WINDOWS)
+def evaluated(own: Subject, model: PreTrainedModel, recovery: Recovery, shelf: Shelf) -> float:
+    """Give the evaluation loss that a finished training came to, or train where the shelf is empty."""
+    trainee = recovery.trainee(model)
+    recovery.training(trainee, CrossEntropy(), recovery.plan(model), shelf).run()
+    loss = own.evaluated(trainee.judged())
     trainee.discard()
     return loss
 
@@ -115,12 +75,11 @@ def correlation(pairs: list[tuple[float, float]]) -> float:
     return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
-def run_one(name: str, about: Subject, recipe: Recipe, seed: int, shapes: bool) -> dict[str, Any]:
-    """Tune once, and check it against everything trained to the end."""
-    start, model = time.perf_counter(), about.model()
-    recovery = Recovery(recipe, Texts(about.recovery_set, about.selection), seed, WINDOWS * about.selection.shape[1])
-    pruned = {"selection": mean_loss(model, about.selection, WINDOWS)}
-    pruned["evaluation"] = mean_loss(model, about.evaluation, WINDOWS)
+def run_one(own: Subject, recipe: Recipe, shapes: bool) -> dict[str, Any]:
+    """Tune once, and check it against everything trained to the end; losses in nats per token."""
+    start, model = time.perf_counter(), own.pruned()
+    recovery = own.recovery(recipe)
+    pruned = own.evaluated(model)
     tuning = tuning_of(model, recovery, CrossEntropy())
     chosen, shelf, record = tuning.run()
     tuned_seconds = time.perf_counter() - start
@@ -130,13 +89,12 @@ def run_one(name: str, about: Subject, recipe: Recipe, seed: int, shapes: bool) 
     default = record.default
     default_shelf = shelf if chosen.number == 0 else Shelf()
     found: dict[str, Any] = {
-        "subject": name,
-        "seed": seed,
-        "pruned": pruned,
         "selection": {"default": default.end_loss, "tuned": chosen.end_loss, "best_of_all": min(ends)},
         "evaluation": {
-            "default": evaluated(model, recovery, default.recipe, default_shelf, about.evaluation),
-            "tuned": evaluated(model, recovery, chosen.recipe, shelf, about.evaluation),
+            "dense": own.dense_loss,
+            "pruned": pruned,
+            "default": evaluated(own, model, replace(recovery, recipe=default.recipe), default_shelf),
+            "tuned": evaluated(own, model, replace(recovery, recipe=chosen.recipe), shelf),
         },
         "spearman": correlation(fine),
         # The same, where what diverged before its rung counts as the worst there.
@@ -166,15 +124,12 @@ def run_one(name: str, about: Subject, recipe: Recipe, seed: int, shapes: bool) 
     return found
 
 
-def spread(values: list[float], digits: int = 3) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def table_of(runs: list[dict[str, Any]]) -> str:
+def table_of(cells: dict[str, dict[str, Any]]) -> str:
     """One line per subject and one of all; medians, with ranges over seeds."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for run in runs:
-        groups[run["subject"]].append(run)
+    runs, groups = list(cells.values()), defaultdict(list)
+    for key, cell in cells.items():
+        name, keep, _ = key.split("/")
+        groups[f"{name}, {keep} kept"].append(cell)
     heads = [
         "subject",
         "Spearman rung, end",
@@ -186,7 +141,7 @@ def table_of(runs: list[dict[str, Any]]) -> str:
     heads += ["Spearman, stable", "best end, stable - fixed"] if stable else []
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, own in (*groups.items(), ("all", runs)):
-        cells = [
+        line = [
             name,
             spread([run["spearman"] for run in own], 2),
             *(
@@ -196,46 +151,35 @@ def table_of(runs: list[dict[str, Any]]) -> str:
             spread([run["tokens_ratio"] for run in own], 2),
         ]
         if stable:
-            cells.append(spread([run["stable"]["spearman"] for run in own], 2))
-            cells.append(spread([run["stable"]["best"] - run["selection"]["best_of_all"] for run in own], 4))
-        lines.append("| " + " | ".join(cells) + " |")
+            line.append(spread([run["stable"]["spearman"] for run in own], 2))
+            line.append(spread([run["stable"]["best"] - run["selection"]["best_of_all"] for run in own], 4))
+        lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", action="append", required=True, metavar="NAME=DIR")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--attempts", type=int, default=12)
-    parser.add_argument("--tokens", type=int, default=24_576)
-    parser.add_argument("--batch-windows", type=int, default=4)
+    parser = arguments_of(__doc__, RESULTS)
+    parser.add_argument("--attempts", type=int, default=10)
+    parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--shapes", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS / "recovery-tuning.json")
     arguments = parser.parse_args()
     quiet_libraries()
     recipe = Recipe(
-        method="lora",
-        tokens=arguments.tokens,
-        trials=arguments.attempts,
-        batch_windows=arguments.batch_windows,
-        judgements=4,
+        method="lora", tokens=arguments.tokens, trials=arguments.attempts, batch_windows=4, judgements=4, distill=0.0
     )
-    record: dict[str, Any] = {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
-        "torch": torch.__version__,
-        "recipe": recipe.model_dump(mode="json"),
-        "runs": [],
-    }
-    arguments.out.parent.mkdir(exist_ok=True)
-    for name, folder in parse_texts(arguments.run, "--run").items():
-        about = subject(Path(folder), arguments.tokens)
-        for seed in parse_list("--seeds", arguments.seeds, int):
-            run = run_one(name, about, recipe, seed, arguments.shapes)
-            record["runs"].append(run)
-            arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-            print(f"{name}, seed {seed}: Spearman {run['spearman']:.2f}, {run['seconds']['all']:.0f} s", flush=True)
-    print(table_of(record["runs"]))
+    record = begun_record(arguments.out, {"recipe": recipe.model_dump(mode="json")})
+    for seed in parse_list("--seeds", arguments.seeds, int):
+        for name in parse_list("--subjects", arguments.subjects, str):
+            for keep in parse_list("--keeps", arguments.keeps, float):
+                key = f"{name}/{keep:g}/{seed}"
+                if key in record["cells"]:
+                    continue
+                cell = run_one(subject(name, keep, seed, arguments.tokens), recipe, arguments.shapes)
+                record["cells"][key] = cell
+                record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+                arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+                print(f"{key}: Spearman {cell['spearman']:.2f}, {cell['seconds']['all']:.0f} s", flush=True)
+    print(table_of(record["cells"]))
 
 
 if __name__ == "__main__":

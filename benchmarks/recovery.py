@@ -1,23 +1,23 @@
-"""What a short training gives back of what the cut took: LoRA and full fine-tuning, with and without a teacher.
+"""What a short training gives back of what the cut took: with and without a teacher, from repaired weights and others.
 
     python benchmarks/recovery.py [--subjects demo,stories260k] [--keeps 0.7,0.5] [--seeds 0,1,2] [--ways lora,...]
 
 Every way trains the same pruned model on the same text for as many steps, and is compared on the evaluation set, which
-chose nothing. `plain` starts from the same architecture cut without reconstruction. Other parts have files of their
-own: recovery_tuning, recovery_soup, recovery_robust, recovery_front, recovery_scratch. Writes
+chose nothing. Plainly cut is the same architecture without reconstruction; what is left is compared with what the
+reconstructed model lost, whatever a way began with. Other parts have files of their own: recovery_tuning,
+recovery_soup, recovery_robust, recovery_front, recovery_scratch. Writes
 `benchmarks/results/recovery.json` after every cell (cells that it holds are not made again) and prints the table.
 """
 
 import json
 import statistics
 import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
-from transformers import PreTrainedModel
 
 from secateur.assignments import parse_list
 from secateur.cli.terminal import quiet_libraries
@@ -29,19 +29,30 @@ RESULTS = Path(__file__).parent / "results" / "recovery.json"
 # Three to four minutes on one core.
 TOKENS = {"demo": 160_000, "stories260k": 320_000}
 EPOCHS = {"demo": 1.0, "stories260k": 2.0}
-# Settings of each way, beside the default recipe's, and whether it starts from what was cut plainly.
-WAYS: dict[str, tuple[dict[str, Any], bool]] = {
-    "lora": ({"method": "lora"}, False),
-    "lora, text alone": ({"method": "lora", "distill": 0.0}, False),
-    "lora, from plainly cut": ({"method": "lora"}, True),
+
+
+@dataclass(frozen=True)
+class Way:
+    """One recovery: settings beside the default recipe's, from which weights, and on how much of the tokens."""
+
+    settings: dict[str, Any]
+    plain: bool = False
+    share: float = 1.0
+
+
+WAYS = {
+    "lora": Way({"method": "lora"}),
+    "lora, text alone": Way({"method": "lora", "distill": 0.0}),
+    "lora, from plainly cut": Way({"method": "lora"}, plain=True),
+    "lora, an eighth of the tokens": Way({"method": "lora"}, share=0.125),
+    "lora, an eighth, from plainly cut": Way({"method": "lora"}, plain=True, share=0.125),
 }
 
 
-def run_one(own: Subject, settings: dict[str, Any], *, plain: bool) -> dict[str, Any]:
+def run_one(own: Subject, way: Way) -> dict[str, Any]:
     """Recover once; losses in nats per token, on the selection set and (reported only) on the evaluation set."""
-    recipe = Recipe(epochs=EPOCHS[own.name], **settings)
-    start: Callable[[], PreTrainedModel] = own.plainly_cut if plain else own.pruned
-    model = start()
+    recipe = Recipe(epochs=way.share * EPOCHS[own.name], **way.settings)
+    model = own.plainly_cut() if way.plain else own.pruned()
     before, begun = own.evaluated(model), time.perf_counter()
     recovered, record = recover(model, own.recovery(recipe))
     seconds, after = time.perf_counter() - begun, own.evaluated(recovered)
@@ -69,8 +80,9 @@ def table_of(cells: dict[str, dict[str, Any]]) -> str:
         name, keep, _, way = key.split("/")
         grouped.setdefault((name, keep, way), []).append(cell)
     lines = [
-        "| model | kept | way | excess loss closed | evaluation loss: dense, pruned, recovered | seconds | seeds |",
-        "|---|---|---|---|---|---|---|",
+        "| model | kept | way | excess loss closed | left of the reconstructed model's | "
+        "evaluation loss: dense, pruned, recovered | seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (name, keep, way), own in grouped.items():
         losses = ", ".join(
@@ -79,7 +91,8 @@ def table_of(cells: dict[str, dict[str, Any]]) -> str:
         )
         closed = spread([cell["closed"] for cell in own])
         seconds = f"{statistics.median([cell['seconds'] for cell in own]):.0f}"
-        lines.append(f"| {name} | {keep} | {way} | {closed} | {losses} | {seconds} | {len(own)} |")
+        left = spread([cell["left_of_reconstructed"] for cell in own], 3)
+        lines.append(f"| {name} | {keep} | {way} | {closed} | {left} | {losses} | {seconds} | {len(own)} |")
     return "\n".join(lines)
 
 
@@ -91,7 +104,7 @@ def main() -> None:
     ways = [way.strip() for way in arguments.ways.split(";")]
     record = begun_record(
         arguments.out,
-        {"tokens": TOKENS, "epochs": EPOCHS, "ways": {name: settings for name, (settings, _) in WAYS.items()}},
+        {"tokens": TOKENS, "epochs": EPOCHS, "ways": {name: asdict(way) for name, way in WAYS.items()}},
     )
     for seed in parse_list("--seeds", arguments.seeds, int):
         for name in parse_list("--subjects", arguments.subjects, str):
@@ -100,8 +113,7 @@ def main() -> None:
                 own = subject(name, keep, seed, TOKENS[name]) if wanted else None
                 for way in wanted:
                     assert own is not None, "there is something to do"
-                    settings, plain = WAYS[way]
-                    cell = run_one(own, settings, plain=plain)
+                    cell = run_one(own, WAYS[way])
                     print(f"{name}, {keep:g} kept, seed {seed}, {way}: closed {cell['closed']:.2f}", flush=True)
                     record["cells"][f"{name}/{keep:g}/{seed}/{way}"] = cell
                     record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")

@@ -7,13 +7,13 @@ RUN is a finished run folder of the demo model, whose exported model is recovere
 for all seeds, which are those of recovery text, training and adversaries. Every way takes the same number of steps on
 windows of the same recovery set. Of every domain the excess log-perplexity over the dense model is reported, on
 evaluation windows that chose nothing; `--choose` prints the same on selection windows, `--tune` for every value of a
-setting, and neither writes anything. Writes `benchmarks/results/recovery-robust.json` and prints a Markdown table.
+setting, and neither writes anything. Writes `benchmarks/results/recovery-robust.json` after every cell (cells that it
+holds are not made again) and prints a Markdown table.
 """
 
 import argparse
 import json
 import math
-import platform
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import yaml
 from jaxtyping import Int
+from recovery_subjects import begun_record, spread
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -41,7 +42,7 @@ from secateur.recovery.text import RecoverySet, build_recovery_set
 from secateur.schema import derive_seed
 from secateur.token_stream import encode
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "recovery-robust.json"
 BATCH_TOKENS = 4096
 # Chosen on selection windows of the 0.5 model, with a seed that is not reported (docs/log.md).
 WAYS: dict[str, dict[str, Any]] = {
@@ -153,26 +154,23 @@ def figures(found: dict[str, float], mixture: Mapping[str, float]) -> dict[str, 
     }
 
 
+def spread3(values: list[float]) -> str:
+    return spread(values, 3) if len(values) > 1 else f"{values[0]:.3f}"
+
+
 def line(name: str, runs: list[dict[str, Any]], plain: list[dict[str, Any]], role: str, mixture: Any) -> str:
     cells = [name]
     for domain in mixture:
-        cells.append(spread([each["after"][role][domain] for each in runs]))
+        cells.append(spread3([each["after"][role][domain] for each in runs]))
     for kind in ("worst", "mean", "given"):
         own = [figures(each["after"][role], mixture)[kind] for each in runs]
         reference = [figures(each["after"][role], mixture)[kind] for each in plain]
-        cells += [spread(own), spread([a / b for a, b in zip(own, reference, strict=False)])]
+        cells += [spread(own), spread3([a / b for a, b in zip(own, reference, strict=False)])]
         if kind != "worst":
             # The same average as perplexity, whose larger part no recovery changes.
-            cells.append(spread([math.exp(a - b) for a, b in zip(own, reference, strict=False)]))
+            cells.append(spread3([math.exp(a - b) for a, b in zip(own, reference, strict=False)]))
     cells.append(f"{statistics.median(each['seconds'] for each in runs):.0f}")
     return "| " + " | ".join(cells) + " |"
-
-
-def spread(values: list[float]) -> str:
-    """Median, and range where there is one."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def table(runs: dict[str, list[dict[str, Any]]], role: str, mixture: Mapping[str, float]) -> str:
@@ -212,6 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default=",".join(WAYS))
     parser.add_argument("--tune", metavar="FIELD=V1,V2", help="print selection windows for each; writes nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--choose", action="store_true", help="print selection windows; writes nothing")
     arguments = parser.parse_args()
     quiet_libraries()
@@ -227,31 +226,35 @@ def main() -> None:
             for name, way in ways.items()
             for value in values.split(",")
         }
-    record: dict[str, Any] = {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
-        "torch": torch.__version__,
-        "mixture": mixture,
-        "tokens": arguments.tokens,
-        "settings": common,
-        "ways": ways,
-        "runs": {},
-    }
-    RESULTS.mkdir(exist_ok=True)
+    # What is for choosing is kept nowhere.
+    kept = {} if choosing else {"mixture": mixture, "tokens": arguments.tokens, "settings": common, "ways": ways}
+    record = {"cells": {}} if choosing else begun_record(arguments.out, kept)
+    cells = record["cells"]
     for run in arguments.runs:
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
-        record["runs"][run.name] = found
         for seed in parse_list("--seeds", arguments.seeds, int):
-            own = subject(run, mixture, seed, arguments.tokens, arguments.judged_tokens, arguments.length)
-            for name, way in ways.items():
-                found[name].append({"seed": seed, **run_one(own, mixture, Recipe(**(common | way)), seed, choosing)})
-                if choosing:
-                    print(line(name, found[name][-1:], found[next(iter(ways))][-1:], "selection", mixture), flush=True)
-                else:
-                    (RESULTS / "recovery-robust.json").write_text(json.dumps(record, indent=1) + "\n")
+            wanted = [name for name in ways if f"{run.name}/{seed}/{name}" not in cells]
+            if wanted:
+                own = subject(run, mixture, seed, arguments.tokens, arguments.judged_tokens, arguments.length)
+            for name in wanted:
+                recipe = Recipe(**(common | ways[name]))
+                cells[f"{run.name}/{seed}/{name}"] = run_one(own, mixture, recipe, seed, choosing)
+                print(f"{run.name}, seed {seed}, {name}: done", flush=True)
+                if not choosing:
+                    record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+                    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
         role = "selection" if choosing else "evaluation"
+        found: dict[str, list[dict[str, Any]]] = {}
+        for key, cell in sorted(cells.items(), key=lambda each: each[0].split("/")[1]):
+            of, _, name = key.split("/")
+            if of == run.name:
+                found.setdefault(name, []).append(cell)
         print(f"\n{run.name}, {role} windows, excess log-perplexity over the dense model:\n")
-        print(table({name: each for name, each in found.items() if each}, role, mixture), flush=True)
+        print(table({name: found[name] for name in sorted(found, key=order_of)}, role, mixture), flush=True)
+
+
+def order_of(name: str) -> int:
+    """Give the place of a way in the table: that of its family."""
+    return list(WAYS).index(name.split(" ", maxsplit=1)[0])
 
 
 if __name__ == "__main__":

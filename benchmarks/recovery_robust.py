@@ -154,21 +154,21 @@ def figures(found: dict[str, float], mixture: Mapping[str, float]) -> dict[str, 
     }
 
 
-def spread3(values: list[float]) -> str:
+def of_seeds(values: list[float]) -> str:
     return spread(values, 3) if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def line(name: str, runs: list[dict[str, Any]], plain: list[dict[str, Any]], role: str, mixture: Any) -> str:
     cells = [name]
     for domain in mixture:
-        cells.append(spread3([each["after"][role][domain] for each in runs]))
+        cells.append(of_seeds([each["after"][role][domain] for each in runs]))
     for kind in ("worst", "mean", "given"):
         own = [figures(each["after"][role], mixture)[kind] for each in runs]
         reference = [figures(each["after"][role], mixture)[kind] for each in plain]
-        cells += [spread(own), spread3([a / b for a, b in zip(own, reference, strict=False)])]
+        cells += [of_seeds(own), of_seeds([a / b for a, b in zip(own, reference, strict=False)])]
         if kind != "worst":
             # The same average as perplexity, whose larger part no recovery changes.
-            cells.append(spread3([math.exp(a - b) for a, b in zip(own, reference, strict=False)]))
+            cells.append(of_seeds([math.exp(a - b) for a, b in zip(own, reference, strict=False)]))
     cells.append(f"{statistics.median(each['seconds'] for each in runs):.0f}")
     return "| " + " | ".join(cells) + " |"
 

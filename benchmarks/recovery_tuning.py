@@ -159,8 +159,8 @@ def table_of(cells: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = arguments_of(__doc__, RESULTS)
-    parser.add_argument("--attempts", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--attempts", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=32_768)
     parser.add_argument("--shapes", action="store_true")
     arguments = parser.parse_args()
     quiet_libraries()

@@ -54,7 +54,7 @@ class DenseRows:
         if self.tokens is None or self.remainder is None:
             return self.negative_entropy - (self.probabilities * log_q).sum(-1)
         kept = log_q.gather(-1, self.tokens)
-        left = _left_over(kept.exp())
+        left = left_over(kept.exp())
         return self.negative_entropy - (self.probabilities * kept).sum(-1) - self.remainder * left.log()
 
 
@@ -150,10 +150,10 @@ def _whole(log_p: Float[Tensor, "rows vocabulary"]) -> DenseRows:
 def _largest(log_p: Float[Tensor, "rows vocabulary"], top_k: int) -> DenseRows:
     kept, tokens = log_p.topk(top_k, dim=-1)
     p = kept.exp()
-    remainder = _left_over(p)
+    remainder = left_over(p)
     return DenseRows(p, (p * kept).sum(-1) + remainder * remainder.log(), tokens, remainder)
 
 
-def _left_over(probabilities: Float[Tensor, "rows outcomes"]) -> Float[Tensor, " rows"]:
+def left_over(probabilities: Float[Tensor, "rows outcomes"]) -> Float[Tensor, " rows"]:
     """Give one minus the sum: in float64, since what is left is small."""
     return (1 - probabilities.double().sum(-1)).clamp(min=LEAST_REMAINDER).float()

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.evaluation.divergence import DenseRows, rows_of
+from secateur.evaluation.divergence import DenseRows, left_over, rows_of
 from secateur.recovery.text import Batch, RecoverySet
 from secateur.runs.folder import remove, written_whole
 from secateur.schema import Record
@@ -154,7 +154,7 @@ def _fill(
             logits = model(input_ids=tokens.to(model.device), use_cache=False).logits[:, :-1]
             kept, chosen = logits.flatten(0, 1).float().log_softmax(-1).topk(record.outcomes, dim=-1)
             probabilities = kept.exp()
-            remainder = _left_over(probabilities)
+            remainder = left_over(probabilities)
             for name, tensor in (("probabilities", probabilities), ("remainders", remainder), ("tokens", chosen)):
                 file, kind = opened[name]
                 file.write(tensor.cpu().numpy().astype(kind).tobytes())
@@ -162,7 +162,3 @@ def _fill(
     finally:
         for file, _ in opened.values():
             file.close()
-
-
-def _left_over(probabilities: Float[Tensor, "rows outcomes"]) -> Float[Tensor, " rows"]:
-    return (1 - probabilities.double().sum(-1)).clamp(min=0).float()

@@ -1,0 +1,92 @@
+"""What the README says that recovery gives back is what the benchmarks wrote."""
+
+import json
+import math
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+RANGE = r"(\.\d\d) \((\.\d\d) to (\.\d\d)\)"
+ROWS = re.findall(
+    rf"^\| (demo|stories260K), (0\.\d) kept \| (\.\d+) \| {RANGE} \| {RANGE} \| {RANGE} \| {RANGE} \| (\d+) \|$",
+    README,
+    flags=re.MULTILINE,
+)
+DOMAINS = re.findall(
+    r"^\| (plain|groups|ratio|p-dro) \| (-?\.\d{3}) \| (\.\d{3}) \| (\.\d{3}) \| (\d?\.?\d*) (?:\(.+\) )?"
+    r"\| (\d?\.?\d*) \| ([\d.]+) \|$",
+    README,
+    flags=re.MULTILINE,
+)
+
+
+def record(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_the_tables_have_their_rows() -> None:
+    assert [(row[0], row[1]) for row in ROWS] == [
+        ("demo", "0.7"),
+        ("demo", "0.5"),
+        ("stories260K", "0.7"),
+        ("stories260K", "0.5"),
+    ]
+    assert [row[0] for row in DOMAINS] == ["plain", "groups", "ratio", "p-dro"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_what_is_closed(row: tuple[str, ...]) -> None:
+    name, keep, excess, *figures, seconds = row
+    ways: dict[str, list[dict[str, Any]]] = {}
+    for key, cell in record("recovery")["cells"].items():
+        of, kept, _, way = key.split("/")
+        if (of, kept) == (name.lower(), keep):
+            ways.setdefault(way, []).append(cell)
+    lora = ways["lora"]
+    assert len(lora) == 3
+    before = [cell["evaluation"]["before"] - cell["evaluation"]["dense"] for cell in lora]
+    assert float(excess) == pytest.approx(statistics.median(before), abs=6e-4)
+    assert int(seconds) == pytest.approx(statistics.median([cell["seconds"] for cell in lora]), abs=0.6)
+    shown = [tuple(map(float, figures[place : place + 3])) for place in range(0, len(figures), 3)]
+    closed = ("lora", "lora, text alone")
+    left = ("lora, an eighth of the tokens", "lora, an eighth, from plainly cut")
+    found = [[cell["closed"] for cell in ways[way]] for way in closed]
+    found += [[cell["left_of_reconstructed"] for cell in ways[way]] for way in left]
+    for values, (median, low, high) in zip(found, shown, strict=True):
+        assert median == pytest.approx(statistics.median(values), abs=6e-3)
+        assert (low, high) == pytest.approx((min(values), max(values)), abs=6e-3)
+
+
+@pytest.mark.parametrize("row", DOMAINS, ids=lambda row: row[0])
+def test_domains(row: tuple[str, ...]) -> None:
+    way, story, arithmetic, lists, worst, mean, perplexity = row
+    whole = record("recovery-robust")
+    cells = {key.split("/")[1]: each for key, each in whole["cells"].items() if key.endswith(f"/{way}")}
+    plain = {key.split("/")[1]: each for key, each in whole["cells"].items() if key.endswith("/plain")}
+    assert len(cells) == 3
+    for domain, shown in (("story", story), ("arithmetic", arithmetic), ("lists", lists)):
+        found = statistics.median(each["after"]["evaluation"][domain] for each in cells.values())
+        assert float(shown) == pytest.approx(found, abs=6e-4)
+
+    def ratio(seed: str, of: Any) -> float:
+        return of(cells[seed]["after"]["evaluation"]) / of(plain[seed]["after"]["evaluation"])
+
+    def given(excess: dict[str, float]) -> float:
+        return sum(share * excess[name] for name, share in whole["mixture"].items())
+
+    def worst_of(excess: dict[str, float]) -> float:
+        return max(excess.values())
+
+    def mean_of(excess: dict[str, float]) -> float:
+        return statistics.mean(excess.values())
+
+    assert float(worst) == pytest.approx(statistics.median(ratio(seed, worst_of) for seed in cells), abs=6e-3)
+    assert float(mean) == pytest.approx(statistics.median(ratio(seed, mean_of) for seed in cells), abs=6e-3)
+    more = [math.exp(given(cells[s]["after"]["evaluation"]) - given(plain[s]["after"]["evaluation"])) for s in cells]
+    assert float(perplexity) == pytest.approx(statistics.median(more), abs=6e-4)

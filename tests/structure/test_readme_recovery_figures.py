@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
-RANGE = r"(\.\d\d) \((\.\d\d) to (\.\d\d)\)"
+RANGE = r"(\d?\.\d\d) \((\d?\.\d\d) to (\d?\.\d\d)\)"
 ROWS = re.findall(
-    rf"^\| (demo|stories260K), (0\.\d) kept \| (\.\d+) \| {RANGE} \| {RANGE} \| {RANGE} \| {RANGE} \| (\d+) \|$",
+    rf"^\| (demo|stories260K), (0\.\d) kept \| (\d?\.\d+) \| {RANGE} \| {RANGE} \| {RANGE} \| {RANGE} \| (\d+) \|$",
     README,
     flags=re.MULTILINE,
 )

@@ -75,7 +75,7 @@ def run_stages(config: RunConfig, folder: Path, calibrated_before: Path, listene
         else:
             found = smallest_stage(run, space, bank)
             pruned, choice = verify_stage(run, bank, found)
-        rows, _ = evaluate_stage(run, pruned, choice, None)
+        rows = evaluate_stage(run, pruned, choice, None).rows
         dense, result = rows[0], rows[-1]
         record = drop_record(run, pruned)
     return {

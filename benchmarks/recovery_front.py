@@ -123,7 +123,7 @@ def remember(store: RunStore, architecture: Architecture, keep: float) -> None:
     store.add_candidates([(architecture.key, 0, candidate.model_dump_json())])
 
 
-def compare(seed: int, keeps: list[float], unseen: float, tokens: int, folder: Path) -> dict[str, Any]:
+def compare(seed: int, keeps: Sequence[float], unseen: float, tokens: int, folder: Path) -> dict[str, Any]:
     """Recover in all three ways; give what each closed, per point."""
     started = time.perf_counter()
     subject = load(seed, [*keeps, unseen], tokens, folder)
@@ -171,11 +171,11 @@ def compare(seed: int, keeps: list[float], unseen: float, tokens: int, folder: P
 def shortened(recovery_set: RecoverySet, parts: int) -> RecoverySet:
     """Give one of so many equal parts."""
     count = len(recovery_set) // parts
-    first = (each[:count] for each in (recovery_set.tokens, recovery_set.counted, recovery_set.domains))
-    return RecoverySet(*first, recovery_set.domain_names)
+    own = recovery_set
+    return RecoverySet(own.tokens[:count], own.counted[:count], own.domains[:count], own.domain_names)
 
 
-def table_of(runs: list[dict[str, Any]], keeps: list[float], unseen: float) -> str:
+def table_of(runs: list[dict[str, Any]], keeps: Sequence[float], unseen: float) -> str:
     """One line per point: medians over seeds, and their range."""
     lines = [
         f"| kept | excess before, nats | {' | '.join(WAYS.values())} |",

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from secateur.assignments import parse_list
 from secateur.cli.terminal import quiet_libraries
 from secateur.recipe import Recipe
-from secateur.recovery.recover import RecoveryRecord, recover_once
+from secateur.recovery.recover import RecoveryRecord, recover
 from secateur.recovery.several import Recovered, greedy_soup
 from secateur.recovery.trainee import Finished
 from secateur.runs.shelf import Shelf
@@ -39,7 +39,7 @@ def recovered_once(own: Subject, place: int, factor: float) -> tuple[PreTrainedM
     rate = factor * Recipe().rate(int(model.config.hidden_size))
     recipe = Recipe(method="lora", epochs=1, judgements=5, learning_rate=rate)
     seed = own.seed if place == 0 else derive_seed(own.seed, "soup", place)
-    return recover_once(model, own.recovery(recipe, seed))
+    return recover(model, own.recovery(recipe, seed))
 
 
 def run_one(own: Subject) -> dict[str, Any]:

@@ -2,22 +2,20 @@
 
     python benchmarks/recovery.py [--subjects demo,stories260k] [--keeps 0.7,0.5] [--seeds 0,1,2] [--ways lora,...]
 
-Every way trains the same pruned model on the same text for as many steps, and is compared on the evaluation set, which
-chose nothing. Plainly cut is the same architecture without reconstruction; what is left is compared with what the
-reconstructed model lost, whatever a way began with. Other parts have files of their own: recovery_tuning,
-recovery_soup, recovery_robust, recovery_front, recovery_scratch. Writes
+Every way is planned for as many steps on the same text (a training that begins again takes more, and `tokens` counts
+them), and is compared on the evaluation set, which chose nothing. Plainly cut is the same architecture without
+reconstruction; what is left is compared with what the reconstructed model lost, whatever a way began with. Other parts
+have files of their own: recovery_tuning, recovery_soup, recovery_robust, recovery_front, recovery_scratch. Writes
 `benchmarks/results/recovery.json` after every cell (cells that it holds are not made again) and prints the table.
 """
 
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
+from recovery_subjects import Subject, arguments_of, begun_record, keep_cell, spread, subject
 
 from secateur.assignments import parse_list
 from secateur.cli.terminal import quiet_libraries
@@ -115,9 +113,7 @@ def main() -> None:
                     assert own is not None, "there is something to do"
                     cell = run_one(own, WAYS[way])
                     print(f"{name}, {keep:g} kept, seed {seed}, {way}: closed {cell['closed']:.2f}", flush=True)
-                    record["cells"][f"{name}/{keep:g}/{seed}/{way}"] = cell
-                    record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-                    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+                    keep_cell(arguments.out, record, f"{name}/{keep:g}/{seed}/{way}", cell)
     print(table_of(record["cells"]))
 
 

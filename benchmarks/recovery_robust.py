@@ -12,19 +12,17 @@ holds are not made again) and prints a Markdown table.
 """
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from jaxtyping import Int
-from recovery_subjects import begun_record, spread
+from recovery_subjects import begun_record, keep_cell, spread
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -227,8 +225,9 @@ def main() -> None:
             for value in values.split(",")
         }
     # What is for choosing is kept nowhere.
-    kept = {} if choosing else {"mixture": mixture, "tokens": arguments.tokens, "settings": common, "ways": ways}
-    record = {"cells": {}} if choosing else begun_record(arguments.out, kept)
+    sizes = {"tokens": arguments.tokens, "judged_tokens": arguments.judged_tokens, "length": arguments.length}
+    settings = {"mixture": mixture, **sizes, "settings": common, "ways": ways}
+    record: dict[str, Any] = {"cells": {}} if choosing else begun_record(arguments.out, settings)
     cells = record["cells"]
     for run in arguments.runs:
         for seed in parse_list("--seeds", arguments.seeds, int):
@@ -237,11 +236,12 @@ def main() -> None:
                 own = subject(run, mixture, seed, arguments.tokens, arguments.judged_tokens, arguments.length)
             for name in wanted:
                 recipe = Recipe(**(common | ways[name]))
-                cells[f"{run.name}/{seed}/{name}"] = run_one(own, mixture, recipe, seed, choosing)
+                key, cell = f"{run.name}/{seed}/{name}", run_one(own, mixture, recipe, seed, choosing)
+                if choosing:
+                    cells[key] = cell
+                else:
+                    keep_cell(arguments.out, record, key, cell)
                 print(f"{run.name}, seed {seed}, {name}: done", flush=True)
-                if not choosing:
-                    record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-                    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
         role = "selection" if choosing else "evaluation"
         found: dict[str, list[dict[str, Any]]] = {}
         for key, cell in sorted(cells.items(), key=lambda each: each[0].split("/")[1]):

@@ -10,18 +10,15 @@ only reported. What the dense model was once trained on is not counted: it is wh
 """
 
 import copy
-import json
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
+from recovery_subjects import Subject, arguments_of, begun_record, keep_cell, missing_cells, spread, subject
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from secateur.assignments import parse_list
 from secateur.cli.terminal import quiet_libraries
 from secateur.model.loading import read_config
 from secateur.recipe import Recipe
@@ -130,21 +127,10 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     record = begun_record(arguments.out, {"tokens": arguments.tokens, "rates": RATES})
-    for seed in parse_list("--seeds", arguments.seeds, int):
-        for name in parse_list("--subjects", arguments.subjects, str):
-            for keep in parse_list("--keeps", arguments.keeps, float):
-                key = f"{name}/{keep:g}/{seed}"
-                if key in record["cells"]:
-                    continue
-                own = subject(name, keep, seed, max(TIMES) * arguments.tokens)
-                record["cells"][key] = run_one(own, arguments.tokens)
-                record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-                arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-                print(
-                    key,
-                    {way: round(each["evaluation"], 4) for way, each in record["cells"][key]["ways"].items()},
-                    flush=True,
-                )
+    for key, name, keep, seed in missing_cells(arguments, record):
+        cell = run_one(subject(name, keep, seed, max(TIMES) * arguments.tokens), arguments.tokens)
+        keep_cell(arguments.out, record, key, cell)
+        print(key, {way: round(each["evaluation"], 4) for way, each in cell["ways"].items()}, flush=True)
     print(table_of(record["cells"]))
 
 

@@ -8,16 +8,13 @@ set, uniform takes all; the evaluation set is only reported. Writes `benchmarks/
 cell (cells that it holds are not made again) and prints the table.
 """
 
-import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
+from recovery_subjects import Subject, arguments_of, begun_record, keep_cell, missing_cells, spread, subject
 from transformers import PreTrainedModel
 
-from secateur.assignments import parse_list
 from secateur.cli.terminal import quiet_libraries
 from secateur.recipe import Recipe
 from secateur.recovery.recover import RecoveryRecord, recover
@@ -97,16 +94,10 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     record = begun_record(arguments.out, {"tokens": arguments.tokens})
-    for seed in parse_list("--seeds", arguments.seeds, int):
-        for name in parse_list("--subjects", arguments.subjects, str):
-            for keep in parse_list("--keeps", arguments.keeps, float):
-                key = f"{name}/{keep:g}/{seed}"
-                if key in record["cells"]:
-                    continue
-                record["cells"][key] = run_one(subject(name, keep, seed, arguments.tokens))
-                record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-                arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-                print(key, json.dumps(record["cells"][key]["kinds"]), flush=True)
+    for key, name, keep, seed in missing_cells(arguments, record):
+        cell = run_one(subject(name, keep, seed, arguments.tokens))
+        keep_cell(arguments.out, record, key, cell)
+        print(f"{key}: {cell['seconds']:.0f} s", flush=True)
     print(table_of(record["cells"]))
 
 

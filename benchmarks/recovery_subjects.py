@@ -10,7 +10,9 @@ import json
 import math
 import platform
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.assignments import parse_list
 from secateur.config import RunConfig, build_config, resolve
 from secateur.data import Role, TokenSet
 from secateur.evaluation.perplexity import window_losses
@@ -145,13 +148,41 @@ def arguments_of(about: str | None, results: Path) -> argparse.ArgumentParser:
 
 
 def begun_record(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Give the record that cells are added to, with those that a file holds already."""
-    return {
-        "machine": {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False},
-        "torch": torch.__version__,
-        **settings,
-        "cells": json.loads(out.read_text())["cells"] if out.is_file() else {},
-    }
+    """Give the record that cells are added to, with those that a file holds already.
+
+    Args:
+        settings: As cells are made with; of `ways`, a file may have others too.
+
+    Raises:
+        SystemExit: The file's cells were made with other settings.
+    """
+    wanted = json.loads(json.dumps(settings))
+    known = json.loads(out.read_text()) if out.is_file() else wanted | {"cells": {}}
+    if "ways" in wanted:
+        wanted["ways"] = known["ways"] | wanted["ways"]
+        known["ways"] = wanted["ways"] | known["ways"]
+    differing = [name for name, value in wanted.items() if known.get(name) != value]
+    if differing:
+        raise SystemExit(f"{out} was made with other settings ({', '.join(differing)}); name another file with --out")
+    machine = {"processor": platform.machine(), "torch_threads": torch.get_num_threads(), "gpu": False}
+    return {"machine": machine, "torch": torch.__version__, **wanted, "cells": known["cells"]}
+
+
+def missing_cells(arguments: argparse.Namespace, record: dict[str, Any]) -> Iterator[tuple[str, str, float, int]]:
+    """Give key, subject, keep and seed of each cell that is asked for and not there."""
+    for seed in parse_list("--seeds", arguments.seeds, int):
+        for name in parse_list("--subjects", arguments.subjects, str):
+            for keep in parse_list("--keeps", arguments.keeps, float):
+                if f"{name}/{keep:g}/{seed}" not in record["cells"]:
+                    yield f"{name}/{keep:g}/{seed}", name, keep, seed
+
+
+def keep_cell(out: Path, record: dict[str, Any], key: str, cell: dict[str, Any]) -> None:
+    """Add a cell to a record, and write it."""
+    record["cells"][key] = cell
+    record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def subject(name: str, keep: float, seed: int, recovery_tokens: int = 200_000) -> Subject:

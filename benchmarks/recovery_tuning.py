@@ -9,20 +9,17 @@ cool-down, after which finalists would go on from before the cool-down. Writes
 `benchmarks/results/recovery-tuning.json` after every cell (cells that it holds are not made again), prints the table.
 """
 
-import json
 import math
 import time
 from collections import defaultdict
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recovery_subjects import Subject, arguments_of, begun_record, spread, subject
+from recovery_subjects import Subject, arguments_of, begun_record, keep_cell, missing_cells, spread, subject
 from scipy.stats import spearmanr
 from transformers import PreTrainedModel
 
-from secateur.assignments import parse_list
 from secateur.cli.terminal import quiet_libraries
 from secateur.recipe import Recipe
 from secateur.recovery.assembly import Recovery
@@ -168,17 +165,10 @@ def main() -> None:
         method="lora", tokens=arguments.tokens, trials=arguments.attempts, batch_windows=4, judgements=4, distill=0.0
     )
     record = begun_record(arguments.out, {"recipe": recipe.model_dump(mode="json")})
-    for seed in parse_list("--seeds", arguments.seeds, int):
-        for name in parse_list("--subjects", arguments.subjects, str):
-            for keep in parse_list("--keeps", arguments.keeps, float):
-                key = f"{name}/{keep:g}/{seed}"
-                if key in record["cells"]:
-                    continue
-                cell = run_one(subject(name, keep, seed, arguments.tokens), recipe, arguments.shapes)
-                record["cells"][key] = cell
-                record["made_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-                arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-                print(f"{key}: Spearman {cell['spearman']:.2f}, {cell['seconds']['all']:.0f} s", flush=True)
+    for key, name, keep, seed in missing_cells(arguments, record):
+        cell = run_one(subject(name, keep, seed, arguments.tokens), recipe, arguments.shapes)
+        keep_cell(arguments.out, record, key, cell)
+        print(f"{key}: Spearman {cell['spearman']:.2f}, {cell['seconds']['all']:.0f} s", flush=True)
     print(table_of(record["cells"]))
 
 

@@ -90,3 +90,39 @@ def test_domains(row: tuple[str, ...]) -> None:
     assert float(mean) == pytest.approx(statistics.median(ratio(seed, mean_of) for seed in cells), abs=6e-3)
     more = [math.exp(given(cells[s]["after"]["evaluation"]) - given(plain[s]["after"]["evaluation"])) for s in cells]
     assert float(perplexity) == pytest.approx(statistics.median(more), abs=6e-4)
+
+
+def test_tuning() -> None:
+    said = re.search(
+        r"Spearman correlation of (\.\d\d) \((\.\d\d) to (\.\d\d)\).*?, (\.\d{3}) and (\.\d{3}) nats better in the median "
+        r"and (\.\d{3}) and (\.\d{3}) at most, for (\.\d\d) of the tokens",
+        README,
+        flags=re.DOTALL,
+    )
+    assert said is not None
+    cells = record("recovery-tuning")["cells"].values()
+    spearman, tokens = [cell["spearman"] for cell in cells], [cell["tokens_ratio"] for cell in cells]
+    gained = [[cell[of]["default"] - cell[of]["tuned"] for cell in cells] for of in ("selection", "evaluation")]
+    assert min(map(min, gained)) >= 0, "never worse"
+    found = [statistics.median(spearman), min(spearman), max(spearman)]
+    found += [*map(statistics.median, gained), *map(max, gained), statistics.median(tokens)]
+    assert [float(each) for each in said.groups()] == pytest.approx(found, abs=6e-3)
+    assert [float(each) for each in said.groups()[3:7]] == pytest.approx(found[3:7], abs=6e-4)
+
+
+def test_soups() -> None:
+    said = re.search(
+        r"of other seeds (\.\d{3}) nats better .+? at 0\.7 kept and (\.\d{3}) at 0\.5, of other learning rates (\.\d{3}) "
+        r"and (\.\d{3})",
+        README,
+    )
+    assert said is not None
+    gained: dict[tuple[str, str], list[float]] = {}
+    for key, cell in record("recovery-soup")["cells"].items():
+        for kind, losses in cell["kinds"].items():
+            assert losses["greedy"]["selection"] <= losses["best"]["selection"]
+            better = losses["best"]["evaluation"] - losses["greedy"]["evaluation"]
+            gained.setdefault((kind, key.split("/")[1]), []).append(better)
+    order = [("seeds", "0.7"), ("seeds", "0.5"), ("rates", "0.7"), ("rates", "0.5")]
+    found = [statistics.median(gained[each]) for each in order]
+    assert [float(each) for each in said.groups()] == pytest.approx(found, abs=6e-4)

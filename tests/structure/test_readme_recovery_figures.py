@@ -25,6 +25,18 @@ DOMAINS = re.findall(
     flags=re.MULTILINE,
 )
 
+SCRATCH = re.findall(
+    r"^\| (demo|stories260K), (0\.\d) kept \|((?: [\d.]+ \([\d.]+ to [\d.]+\) \|){6})$", README, flags=re.MULTILINE
+)
+SCRATCH_WAYS = (
+    "recovered, lora",
+    "recovered, full",
+    "scratch, pruned architecture, 1x",
+    "scratch, layers alike, 1x",
+    "scratch, pruned architecture, 4x",
+    "scratch, layers alike, 4x",
+)
+
 
 def record(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
@@ -126,3 +138,21 @@ def test_soups() -> None:
     order = [("seeds", "0.7"), ("seeds", "0.5"), ("rates", "0.7"), ("rates", "0.5")]
     found = [statistics.median(gained[each]) for each in order]
     assert [float(each) for each in said.groups()] == pytest.approx(found, abs=6e-4)
+
+
+def test_there_are_rows_from_scratch() -> None:
+    kept = {tuple(key.split("/")[:2]) for key in record("recovery-scratch")["cells"]}
+    assert {(name.lower(), keep) for name, keep, _ in SCRATCH} == kept
+
+
+@pytest.mark.parametrize("row", SCRATCH, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_from_scratch(row: tuple[str, str, str]) -> None:
+    name, keep, shown = row
+    cells = [
+        cell for key, cell in record("recovery-scratch")["cells"].items() if key.startswith(f"{name.lower()}/{keep}/")
+    ]
+    assert len(cells) == 3
+    for way, figures in zip(SCRATCH_WAYS, re.findall(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", shown), strict=True):
+        ratios = [math.exp(cell["ways"][way]["evaluation"] - cell["dense"]) for cell in cells]
+        found = (statistics.median(ratios), min(ratios), max(ratios))
+        assert tuple(map(float, figures)) == pytest.approx(found, abs=6e-3 if "recovered" in way else 6e-2)

@@ -92,6 +92,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> FakeTimes:
     return fake
 
 
+@pytest.mark.slow
 def test_a_run_on_a_time_limit_goes_on_with_the_table_that_it_was_begun_with(
     small_config: RunConfig, tmp_path: Path, times: FakeTimes
 ) -> None:

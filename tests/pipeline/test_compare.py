@@ -179,6 +179,7 @@ class TestResume:
 
         assert resume_comparison(folder.root, complain) == comparison
 
+    @pytest.mark.slow
     def test_killed_between_cells_it_goes_on_and_ends_the_same(self, compared_config, comparison, tmp_path):
         root = tmp_path / "killed"
         kill_at(compared_config, root, Moment("ended", 5))
@@ -215,6 +216,7 @@ class TestResume:
             run_comparison(compared_config, tmp_path)
 
 
+@pytest.mark.slow
 class TestJoin:
     """Seeds may be run by several processes, or on several machines, and joined."""
 

@@ -40,7 +40,18 @@ def test_the_page_of_the_python_api() -> None:
     run(doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0))
 
 
-@pytest.mark.parametrize("name", [name for name in secateur.__all__ if examples_of(name)])
+# A whole run; that of the page is one too.
+SLOW = {"prune"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in secateur.__all__
+        if examples_of(name)
+    ],
+)
 def test_examples_in_docstrings(name: str) -> None:
     for test in examples_of(name):
         run(test)

@@ -85,6 +85,7 @@ def test_layers_alike_of_another_hidden_size_are_a_stock_model(narrow_config: Ru
     assert loaded.config.model_type == "mistral"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_same_channels(
     narrow: Finished, narrow_config: RunConfig, tmp_path: Path
 ) -> None:

@@ -23,9 +23,9 @@ from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarte
         pytest.param("calibrate", "ended", 1, marks=pytest.mark.slow),
         pytest.param("search", "advanced", 7, marks=pytest.mark.slow),
         ("search", "advanced", 30),
-        ("prune", "advanced", 2),
+        pytest.param("prune", "advanced", 2, marks=pytest.mark.slow),
         pytest.param("export", "started", 1, marks=pytest.mark.slow),
-        ("export", "ended", 1),
+        pytest.param("export", "ended", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_and_chooses_the_same(
@@ -58,7 +58,7 @@ def test_finished_stages_come_from_the_folder(small_config: RunConfig, tmp_path:
     assert not [event for event in events if isinstance(event, StageAdvanced) and event.stage == "calibrate"]
 
 
-@pytest.mark.parametrize("done", [1, 4], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("done", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["forwards", "backwards"])
 def test_an_interrupted_calibration_goes_on_where_it_was(
     small_config: RunConfig, finished: Finished, tmp_path: Path, done: int
 ) -> None:

@@ -66,9 +66,8 @@ def test_it_is_said_in_words(dropped: Finished) -> None:
     assert [point["chosen"] for point in front["points"]].count(True) == 1
 
 
-@pytest.mark.parametrize(
-    ("stage", "kind", "done"), [pytest.param("search", "advanced", 20, marks=pytest.mark.slow), ("prune", "ended", 1)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "kind", "done"), [("search", "advanced", 20), ("prune", "ended", 1)])
 def test_a_killed_run_goes_on_and_ends_the_same(
     small_config: RunConfig, dropped: Finished, tmp_path: Path, stage: str, kind: str, done: int
 ) -> None:
@@ -147,6 +146,7 @@ def questions(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_accuracy_is_lost_on_questions_and_reported_on_others(
     small_config: RunConfig, tmp_path: Path, questions: Path
 ) -> None:

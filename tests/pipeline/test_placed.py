@@ -9,6 +9,7 @@ from secateur.config import RunConfig, build_config, read_yaml
 from secateur.pipeline import run_pipeline
 
 
+@pytest.mark.slow
 def test_layers_on_the_disk_are_measured_and_calibrated_as_any_others(
     small_config: RunConfig, finished: Finished, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_plan_refuses_what_the_run_refuses(invoke: Invoke, small_config: Run
     assert_refused(invoke("plan", "./nowhere", "--keep", "0.8"), "'./nowhere' does not exist")
 
 
+@pytest.mark.slow
 def test_a_killed_run_knows_what_is_left(small_config: RunConfig, finished: Finished, tmp_path: Path) -> None:
     root = tmp_path / "run"
     kill_at(small_config, root, Moment("advanced", 30, "search"))

@@ -148,6 +148,7 @@ def test_another_point_of_the_front_is_made_without_another_search(result: secat
         result.export(len(result.front.points) + 1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_goes_on_when_it_is_made_again(
     prune_live: Callable[..., secateur.PruneResult], result: secateur.PruneResult, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_point_that_did_not_gain_is_exported_as_it_was(
     assert all(torch.equal(weights[name], tensor) for name, tensor in known.items())
 
 
+@pytest.mark.slow
 def test_an_interrupted_recovery_goes_on_alike(copied: Path, recovered: tuple[Path, FrontRecovery]) -> None:
     moment = Moment("advanced", 6, "recover")
 

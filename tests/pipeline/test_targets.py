@@ -51,6 +51,7 @@ def test_a_run_says_what_layers_alike_cost(
         assert sum(p.numel() for p in loaded.parameters()) == run.report.row("secateur").cost.total_parameters
 
 
+@pytest.mark.slow
 def test_padded_models_are_stock_ones_and_the_report_says_what_the_zeros_cost(
     small_settings: dict[str, Any], small_config: RunConfig, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ def test_gains_that_harm_are_taken_back(
     assert unharmed.kl_after_gains < unharmed.kl_after_sequential == choice.kl_after_sequential
 
 
+@pytest.mark.slow
 def test_finalists_that_begin_alike_are_made_one_after_another(
     small_config: RunConfig, searched: Path, tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +144,7 @@ def test_finalists_that_begin_alike_are_made_one_after_another(
     assert choice == finished.report.choice
 
 
+@pytest.mark.slow
 def test_candidates_that_were_reconstructed_on_all_tokens_are_chosen_as_measured(
     small_config: RunConfig, tmp_path: Path
 ) -> None:

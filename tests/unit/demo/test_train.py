@@ -52,6 +52,7 @@ def test_seeds_of_heldout_streams_are_refused() -> None:
         TrainingPlan(minutes=1.0, seed=1_000_000, learning_rate=0.1, tokens_per_step=256)
 
 
+@pytest.mark.slow
 def test_training_leaves_a_decoder_and_goes_on_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

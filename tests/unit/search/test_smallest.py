@@ -109,6 +109,7 @@ def test_without_a_predictor_to_trust_neighbours_of_the_best_are_measured():
     assert any(c.origin == "offspring" for c in noise.candidates)
 
 
+@pytest.mark.slow
 def test_what_a_made_model_loses_more_than_was_measured_is_kept_away_from_the_limit():
     """One probe is made; it loses half as much again, so that two thirds of the limit are looked for."""
     asked = []

@@ -75,6 +75,7 @@ def test_an_unfinished_run_says_so_and_shows_what_there_is(tmp_path):
     assert html.count('class="none"') == 4, "why, quality, speed and samples say in a line that there is nothing yet"
 
 
+@pytest.mark.slow
 def test_the_report_of_a_long_run_is_small(tmp_path):
     SyntheticRun(count=500, num_layers=32).finish(tmp_path)
     assert len(page(tmp_path).encode()) < 5_000_000

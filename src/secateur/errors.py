@@ -7,7 +7,8 @@ SecateurError                  exit code 1: the tool failed, and says at what
 │   ├── DataError              text that is missing, empty or too short
 │   ├── BudgetError            a budget that no architecture of the space meets
 │   └── RunFolderError         a folder that is missing, in use, or belongs to another run
-└── ExportError                the exported folder does not behave like the model that was measured
+├── ExportError                the exported folder does not behave like the model that was measured
+└── ExecutionError             workers cannot be started, or do not see what this process sees
 
 A message is one line: what is wrong, what was got, what was expected, what to do.
 """
@@ -50,6 +51,10 @@ class RunFolderError(InputError):
 
 class ExportError(SecateurError):
     """The exported folder does not give the logits, parameters or generations that were measured."""
+
+
+class ExecutionError(SecateurError):
+    """Workers cannot be started, or do not see what the process sees that gives them work."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,182 @@
+"""Work given to real worker processes: whatever happens to them, every item has one result, and the right one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from secateur.errors import ExecutionError
+from secateur.execution.pool import Opening
+from secateur.execution.processes import ProcessPool
+from secateur.execution.supervisor import Supervisor
+
+# Squares numbers; some numbers do something else, once or always. Files say what has happened already.
+WORK = """
+    import os, pathlib, signal, time
+
+    def open_work(folder):
+        folder = pathlib.Path(folder)
+
+        def once(name):
+            try:
+                (folder / name).touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
+
+        def square(item):
+            time.sleep(0.01)
+            if item == "13":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if item == "7" and once("killed"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if item == "8" and once("hung"):
+                time.sleep(60)
+            if item == "9":
+                raise ValueError("nine is refused")
+            return str(int(item) ** 2)
+
+        def work(kind, items):
+            if kind == "wide" and len(items) > 2:
+                raise MemoryError("too many at once")
+            print("what a library prints does no harm")
+            return [square(item) for item in items]
+
+        return "numbers", work
+
+    def open_nothing(folder):
+        raise SystemExit("the model is not here")
+
+    def open_other(folder):
+        return f"process {os.getpid()}", None
+"""
+
+
+@pytest.fixture
+def supervise(tmp_path, monkeypatch):
+    (tmp_path / "work_of_tests.py").write_text(textwrap.dedent(WORK))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    begun = []
+
+    def begin(count: int = 2, function: str = "open_work", **settings) -> Supervisor:
+        pool = ProcessPool(Opening(module="work_of_tests", function=function, argument=str(tmp_path)), count, 1)
+        begun.append(pool)
+        return Supervisor(pool, **({"batch_items": 4} | settings))
+
+    yield begin
+    for pool in begun:
+        pool.close()
+
+
+def squares(supervisor: Supervisor, items: list[int], kind: str = "plain") -> dict[int, str]:
+    found = list(supervisor.results(kind, [str(item) for item in items], lambda _, reason: f"failed: {reason}"))
+    assert len(found) == len(items), "one result per item"
+    return {items[place]: result for place, result in found}
+
+
+def right(items) -> dict[int, str]:
+    return {item: str(item**2) for item in items}
+
+
+def test_every_item_has_its_result_whoever_did_it(supervise):
+    items = list(range(20, 60))
+    supervisor = supervise()
+    assert squares(supervisor, items) == right(items)
+    # The same workers do what comes next.
+    assert squares(supervisor, items[:3]) == right(items[:3])
+    assert supervisor.faults.lost == 0
+
+
+def test_a_worker_that_is_killed_in_the_middle_loses_nothing(supervise):
+    items = [1, 2, 3, 4, 5, 6, 7, 10, 11, 12]
+    supervisor = supervise()
+    assert squares(supervisor, items) == right(items)
+    assert supervisor.faults.lost == 1
+    assert supervisor.faults.given_up == 0
+
+
+def test_all_workers_killed_from_outside_are_followed_by_others(supervise):
+    supervisor = supervise()
+    items = list(range(20, 220))
+
+    def kill_all() -> None:
+        time.sleep(0.7)
+        for process in list(supervisor.pool.process_ids.values()):
+            os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    assert squares(supervisor, items) == right(items)
+    killer.join()
+    assert supervisor.faults.lost >= 1
+
+
+def test_a_worker_that_hangs_is_ended_after_the_limit(supervise):
+    items = [1, 2, 8, 10]
+    supervisor = supervise(batch_seconds=1.0)
+    assert squares(supervisor, items) == right(items)
+    assert supervisor.faults.hung == 1
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_halved(supervise):
+    items = [1, 2, 3, 4, 5, 6]
+    supervisor = supervise(1)
+    assert squares(supervisor, items, "wide") == right(items)
+    assert supervisor.faults.split >= 1
+    assert supervisor.faults.lost == 0
+
+
+def test_an_item_that_takes_every_worker_with_it_fails_alone(supervise):
+    supervisor = supervise()
+    found = squares(supervisor, [1, 2, 13, 3, 4])
+    assert found.pop(13).startswith("failed: ended by SIGKILL")
+    assert found == right([1, 2, 3, 4])
+    assert supervisor.faults.given_up == 1
+
+
+def test_an_item_that_is_refused_fails_alone_and_its_worker_goes_on(supervise):
+    supervisor = supervise(1)
+    found = squares(supervisor, [1, 9, 2])
+    assert found.pop(9) == "failed: ValueError: nine is refused"
+    assert found == right([1, 2])
+    assert supervisor.faults.lost == 0
+
+
+def test_workers_that_cannot_begin_are_an_error_with_their_last_words(supervise):
+    with pytest.raises(ExecutionError, match=r"3 workers in a row .*: the model is not here; .*secateur resume"):
+        squares(supervise(function="open_nothing"), [1])
+
+
+def test_workers_that_see_something_else_are_refused(supervise):
+    with pytest.raises(ExecutionError, match=r"sees something else than this process: process \d+, expected numbers"):
+        squares(supervise(function="open_other", expected="numbers"), [1])
+
+
+def test_workers_end_with_the_process_that_asks(tmp_path, monkeypatch):
+    (tmp_path / "work_of_tests.py").write_text(textwrap.dedent(WORK))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    asks = f"""
+        import json, time
+        from secateur.execution.pool import Opening
+        from secateur.execution.processes import ProcessPool
+        opening = Opening(module="work_of_tests", function="open_work", argument={str(tmp_path)!r})
+        pool = ProcessPool(opening, 2, 1)
+        print(json.dumps(list(pool.process_ids.values())), flush=True)
+        time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(asks)], stdout=subprocess.PIPE, text=True)
+    workers = json.loads(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    for _ in range(100):
+        if not any(os.path.exists(f"/proc/{worker}") for worker in workers):
+            break
+        time.sleep(0.1)
+    assert not any(os.path.exists(f"/proc/{worker}") for worker in workers)

@@ -15,6 +15,7 @@ from secateur.assignments import written_command
 from secateur.config import RunConfig, build_config, flat_text, read_yaml, to_yaml, without_folders
 from secateur.errors import RunFolderError
 from secateur.evaluation.speed import SpeedComparison
+from secateur.execution.settings import LOCAL, Execution
 from secateur.given import NOTHING_GIVEN, Given
 from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
 from secateur.recovery.recover import RecoveryRecord
@@ -53,22 +54,32 @@ from secateur.stages.samples import samples_stage
 from secateur.stages.search import search_stage
 from secateur.stages.speed import speed_stage
 from secateur.stages.uniformity import uniformity_stage
+from secateur.stages.workers import refuse_execution, started
 
 
-def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent, given: Given = NOTHING_GIVEN) -> Report:
+def run_pipeline(
+    config: RunConfig,
+    root: Path,
+    listener: Listener = silent,
+    given: Given = NOTHING_GIVEN,
+    execution: Execution = LOCAL,
+) -> Report:
     """Prune a model, or go on with a run that was interrupted in the same folder.
 
     Args:
         root: The run folder; made if it is missing.
         listener: Receives progress events.
         given: Model and texts that are in memory, where the configuration says so.
+        execution: Who measures candidates; another one may go on with the run.
 
     Raises:
         InputError: The model, the text, the budget or the folder cannot be used; nothing was written.
         ExportError: The exported folder does not behave like the model that was measured.
+        ExecutionError: Workers cannot be started.
     """
     folder = RunFolder(root)
     check_folder(folder, config)
+    refuse_execution(execution, config)
     if folder.report.is_file():
         return Report.model_validate_json(folder.report.read_text())
     with stage_clock("load", listener) as clock:
@@ -82,8 +93,8 @@ def run_pipeline(config: RunConfig, root: Path, listener: Listener = silent, giv
             # On disk before the database, so that a folder with a database can always be resumed.
             with written_whole(folder.config) as path:
                 path.write_text(to_yaml(config))
-        with RunStore(folder.database) as store:
-            run = Run(config, inputs, folder, store, listener)
+        with RunStore(folder.database) as store, started(execution) as workers:
+            run = Run(config, inputs, folder, store, listener, workers)
             if speeds is not None:
                 announce(run, speeds)
             return run_stages(run, clock.seconds)
@@ -116,7 +127,7 @@ def run_stages(run: Run, load_seconds: float) -> Report:
     )
 
 
-def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
+def resume_pipeline(root: Path, listener: Listener = silent, execution: Execution = LOCAL) -> Report:
     """Go on with the run in a folder.
 
     Raises:
@@ -127,7 +138,7 @@ def resume_pipeline(root: Path, listener: Listener = silent) -> Report:
         raise RunFolderError(
             f"{root} holds no run (no config.yaml); start one with `secateur prune MODEL --out {root}`"
         )
-    return run_pipeline(build_config([read_yaml(folder.config)]), root, listener)
+    return run_pipeline(build_config([read_yaml(folder.config)]), root, listener, execution=execution)
 
 
 def remember_inputs(run: Run, load_seconds: float) -> None:

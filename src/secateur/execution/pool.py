@@ -61,7 +61,7 @@ Event = Ready | Answered | Lost
 
 @runtime_checkable
 class Pool(Protocol):
-    """Workers somewhere. It keeps as many as it can: one that is lost is followed by another, which has another name."""
+    """Workers somewhere. A pool keeps as many as it can: one that is lost is followed by another of another name."""
 
     def poll(self, seconds: float) -> Sequence[Event]:
         """Give what has happened, waiting at most so long for something."""

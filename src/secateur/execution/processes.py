@@ -41,7 +41,7 @@ class ProcessPool:
     def _start(self) -> None:
         self._started += 1
         name = f"process {self._started}"
-        printed = tempfile.TemporaryFile()
+        printed = tempfile.TemporaryFile()  # noqa: SIM115  as long as the worker
         process = subprocess.Popen(
             [sys.executable, "-m", "secateur.execution.worker", self._opening.model_dump_json()],
             stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Who gives work out: batches to whoever is free, again where a worker was lost, smaller where memory was not enough."""
+"""Gives work out: batches to whoever is free, again where a worker was lost, smaller where they were too large."""
 
 import statistics
 import time
@@ -68,9 +68,7 @@ class Supervisor:
     _failed_openings: int = 0
     _seconds_per_item: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
-    def results(
-        self, kind: str, items: Sequence[str], failed: Callable[[int, str], str]
-    ) -> Iterator[tuple[int, str]]:
+    def results(self, kind: str, items: Sequence[str], failed: Callable[[int, str], str]) -> Iterator[tuple[int, str]]:
         """Give the place and the result of every item, as they come.
 
         Args:
@@ -91,20 +89,21 @@ class Supervisor:
                 if isinstance(event, Ready):
                     self._welcome(event)
                     continue
-                part, begun = at_work.pop(event.worker, (None, 0.0))
+                given = at_work.pop(event.worker, None)
                 if isinstance(event, Lost):
                     self._mourn(event)
                     answer = Answer(failure="other", reason=event.reason)
                 else:
                     answer = event.answer
                     self._free.append(event.worker)
-                if part is None:
+                if given is None:
                     continue
+                part, begun = given
                 if answer.failure is None:
                     self._seconds_per_item.append((time.monotonic() - begun) / len(part.places))
                     yield from zip(part.places, answer.results, strict=True)
                     continue
-                again, given_up = self._after_failure(part, answer)
+                again, given_up = self._after_failure(part)
                 waiting.extendleft(reversed(again))
                 for place in given_up:
                     yield place, failed(place, answer.reason)
@@ -143,7 +142,7 @@ class Supervisor:
                 f"{event.reason}; what was measured is kept, go on with `secateur resume` once that is mended"
             )
 
-    def _after_failure(self, part: Part, answer: Answer) -> tuple[list[Part], tuple[int, ...]]:
+    def _after_failure(self, part: Part) -> tuple[list[Part], tuple[int, ...]]:
         """Say what is tried again, and which places are given up."""
         if len(part.places) > 1:
             self.faults.split += 1

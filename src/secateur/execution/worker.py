@@ -1,6 +1,6 @@
 """A worker process: opens what it works with, says that it is ready, and answers batches, a line of JSON each.
 
-    python -m secateur.execution.worker '{"module": ..., "function": ..., "argument": ...}'
+python -m secateur.execution.worker '{"module": ..., "function": ..., "argument": ...}'
 """
 
 import importlib
@@ -28,7 +28,7 @@ def answer(work: Work, batch: Batch) -> Answer:
     """Do a batch; what goes wrong is the answer."""
     try:
         return Answer(results=tuple(work(batch.kind, batch.items)))
-    except Exception as error:  # noqa: BLE001  of whatever kind: the supervisor decides what becomes of the batch
+    except Exception as error:  # of whatever kind: the supervisor decides what becomes of the batch
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return Answer(failure="memory" if is_out_of_memory(error) else "other", reason=reason)
 

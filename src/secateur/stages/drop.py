@@ -28,10 +28,11 @@ from secateur.search.verification import Prospect, Verification, next_to_verify,
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement, Protocol
 from secateur.space.search_space import SearchSpace
-from secateur.stages.measure import Measure, candidate_streams, measure_batch, selection_protocol
+from secateur.stages.measure import Measure, candidate_streams, measure_batch, selection_protocol, spread_out
 from secateur.stages.prune import cut_best, reconstructed, set_aside
 from secateur.stages.run import Run
 from secateur.stages.search import search_task
+from secateur.stages.workers import Kind
 
 Differences = Float[Tensor, " windows"]
 
@@ -103,8 +104,8 @@ def smallest_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
     """Search for small models whose drop may hold; what the database holds already is not measured again."""
     with stage_clock("search", run.listener, run.config.search.measurements) as clock:
         meter = DropMeter.of(run, Role.SELECTION)
-        kind = _reconstructing if run.config.pruning.reconstruction == "sequential" else _slicing
-        protocol, measure = kind(run, bank, meter)
+        protocol, kind = drop_protocol(run)
+        measure = spread_out(run, protocol, kind, lambda: drop_measure(run, bank, meter))
         task: SearchTask = search_task(
             run, space, bank, lambda batch: measure_batch(run, protocol, measure, batch, clock, lowest=False)
         )
@@ -123,7 +124,20 @@ def smallest_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
     return found
 
 
-def _slicing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, Measure]:
+def drop_protocol(run: Run) -> tuple[Protocol, Kind]:
+    """Say how the candidates of a run that may lose so much are measured."""
+    if run.config.pruning.reconstruction == "sequential":
+        return selection_protocol(run, candidate_streams(run).num_tokens), Kind(after="reconstruction", of="drop")
+    return selection_protocol(run), Kind(after="slices", of="drop")
+
+
+def drop_measure(run: Run, bank: WeightBank, meter: DropMeter) -> Measure:
+    """Give what measures them."""
+    reconstructs = drop_protocol(run)[1].after == "reconstruction"
+    return _reconstructing(run, bank, meter) if reconstructs else _slicing(run, bank, meter)
+
+
+def _slicing(run: Run, bank: WeightBank, meter: DropMeter) -> Measure:
     """Measure candidates by slices of the bank."""
     protocol, sharing = selection_protocol(run), 2 if meter.choices else 1
     stitched = run.stitched(bank, meter.reference, sharing)
@@ -142,10 +156,10 @@ def _slicing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, Me
         for group in stitched.groups(architectures):
             yield from measure_group(group)
 
-    return protocol, measure_all
+    return measure_all
 
 
-def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Protocol, Measure]:
+def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> Measure:
     """Measure candidates after sequential reconstruction on a part of the calibration set."""
     streams = candidate_streams(run)
     protocol = selection_protocol(run, streams.num_tokens)
@@ -156,7 +170,7 @@ def _reconstructing(run: Run, bank: WeightBank, meter: DropMeter) -> tuple[Proto
         targets = meter.targets(differences)
         return as_measurement(architecture, protocol, scores, targets, time.perf_counter() - start)
 
-    return protocol, lambda architectures: map(measure_one, architectures)
+    return lambda architectures: map(measure_one, architectures)
 
 
 Made = tuple[PreTrainedModel, Choice]

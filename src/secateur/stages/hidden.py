@@ -41,8 +41,7 @@ def hidden_stage(run: Run) -> Run:
         return run
     sizes = hidden_sizes(run)
     with stage_clock("hidden", run.listener, len(sizes)) as clock:
-        importance = channel_importance(run.inputs.walk, run.dense_streams(run.config.search.reconstructed_tokens))
-        order = importance.argsort(descending=True, stable=True)
+        order = channel_order(run)
         for size in sizes:
             if run.store.stage(f"hidden {size}") is None:
                 _try(run, order, size)
@@ -53,6 +52,12 @@ def hidden_stage(run: Run) -> Run:
     if run.store.stage("hidden") is None:
         run.store.end_stage("hidden", clock.seconds, record.model_dump(mode="json"))
     return narrowed
+
+
+def channel_order(run: Run) -> torch.Tensor:
+    """Give the hidden channels, what matters most first."""
+    importance = channel_importance(run.inputs.walk, run.dense_streams(run.config.search.reconstructed_tokens))
+    return importance.argsort(descending=True, stable=True)
 
 
 def hidden_record(run: Run) -> HiddenRecord | None:

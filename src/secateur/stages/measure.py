@@ -22,6 +22,7 @@ from secateur.space.candidate import Candidate, Measurement, Protocol
 from secateur.stages.groups import References, group_losses, group_targets
 from secateur.stages.prune import reconstructed
 from secateur.stages.run import Run
+from secateur.stages.workers import Kind, Of
 
 # Gives measurements as they are made, in any order.
 Measure = Callable[[Sequence[Architecture]], Iterator[Measurement]]
@@ -31,41 +32,57 @@ def measurers(
     run: Run, bank: WeightBank, groups: References, clock: StageClock
 ) -> tuple[MeasureBatch, MeasureBatch | None]:
     """Give what measures by slices of the bank, and what measures after reconstruction where the run does that."""
-    sliced = _slicing(run, bank, run.selection_reference, groups)
-    reconstructed_too = (
-        _reconstructing(run, bank, run.selection_reference, groups) if run.reconstructs_candidates else None
-    )
+    of, protocol = of_text(groups), selection_protocol(run)
+    sliced = spread_out(run, protocol, Kind(after="slices", of=of), lambda: slicing(run, bank, groups))
+    if not run.reconstructs_candidates:
+        return lambda batch: measure_batch(run, protocol, sliced, batch, clock), None
+    of_models = selection_protocol(run, candidate_streams(run).num_tokens)
+    kind = Kind(after="reconstruction", of=of)
+    after = spread_out(run, of_models, kind, lambda: reconstructing(run, bank, groups))
     return (
-        lambda batch: measure_batch(run, *sliced, batch, clock),
-        (lambda batch: measure_batch(run, *reconstructed_too, batch, clock)) if reconstructed_too else None,
+        lambda batch: measure_batch(run, protocol, sliced, batch, clock),
+        lambda batch: measure_batch(run, of_models, after, batch, clock),
     )
+
+
+def of_text(groups: References) -> Of:
+    return "groups" if groups else "text"
+
+
+def spread_out(run: Run, protocol: Protocol, kind: Kind, here: Callable[[], Measure]) -> Measure:
+    """Give what measures on the run's workers, or in this process where it has none.
+
+    Args:
+        kind: The same, as a worker is told it.
+    """
+    if run.workers is None:
+        return here()
+    workers, hidden_size = run.workers, run.inputs.dense.shape.hidden_size if run.inputs.narrowed else None
+    return lambda architectures: workers.measure(kind, protocol, run.folder, hidden_size, architectures)
 
 
 def halver(run: Run, bank: WeightBank, groups: References, clock: StageClock) -> MeasureBest:
     """Give what measures the best of many candidates, found by successive halving on the selection set."""
-    reference = run.selection_reference
-    stitched, protocol = run.stitched(bank, reference, 1 + len(groups)), selection_protocol(run)
-    targets = group_targets(run, bank, groups)
-    tokens = [batch.numel() for batch in reference.batches]
+    tokens = [batch.numel() for batch in run.selection_reference.batches]
+    here, of = some_slicing(run, bank, groups), of_text(groups)
 
     def measure_best(batch: list[Candidate], count: int) -> list[Measurement]:
         seen: dict[str, Measurement] = {}
 
         def score(there: list[int], rung: Rung) -> list[float]:
-            # On some tokens it is another protocol: nothing that is chosen or fitted may mix both.
-            so_far = protocol.model_copy(update={"num_tokens": sum(tokens[: rung.batches.stop])})
             spent, new = sum(tokens[: rung.batches.start]), sum(tokens[rung.batches.start : rung.batches.stop])
-
-            whole = rung.batches.stop == len(tokens)
+            protocol = rung_protocol(run, rung.batches)
+            kind = Kind(after="slices", of=of, batches=(rung.batches.start, rung.batches.stop))
+            measure_rung = spread_out(run, protocol, kind, lambda: here(rung.batches))
 
             def measure_new(architectures: Sequence[Architecture]) -> Iterator[Measurement]:
-                for each in measure(stitched, architectures, so_far, targets if whole else {}, rung.batches):
+                for each in measure_rung(architectures):
                     before = seen.get(each.architecture.key)
                     yield each if before is None else with_more(before, spent, each, new)
 
             # What a few tokens say is no "best so far".
-            some = [batch[number] for number in there]
-            measured = measure_batch(run, so_far, measure_new, some, clock, lowest=whole)
+            whole, some = rung.batches.stop == len(tokens), [batch[number] for number in there]
+            measured = measure_batch(run, protocol, measure_new, some, clock, lowest=whole)
             seen.update({each.architecture.key: each for each in measured})
             return [math.nan if each.kl is None else each.kl for each in measured]
 
@@ -75,19 +92,35 @@ def halver(run: Run, bank: WeightBank, groups: References, clock: StageClock) ->
     return measure_best
 
 
-def _slicing(run: Run, bank: WeightBank, reference: DenseReference, groups: References) -> tuple[Protocol, Measure]:
-    """Measure candidates by slices of the bank."""
+def rung_protocol(run: Run, batches: range) -> Protocol:
+    """On some tokens it is another protocol: nothing that is chosen or fitted may mix both."""
+    so_far = sum(batch.numel() for batch in run.selection_reference.batches[: batches.stop])
+    return selection_protocol(run).model_copy(update={"num_tokens": so_far})
+
+
+def some_slicing(run: Run, bank: WeightBank, groups: References) -> Callable[[range], Measure]:
+    """Give what measures candidates by slices of the bank on some batches of the selection set."""
+    reference = run.selection_reference
+    stitched, targets = run.stitched(bank, reference, 1 + len(groups)), group_targets(run, bank, groups)
+
+    def on(batches: range) -> Measure:
+        protocol, whole = rung_protocol(run, batches), batches.stop == len(reference.batches)
+        return lambda architectures: measure(stitched, architectures, protocol, targets if whole else {}, batches)
+
+    return on
+
+
+def slicing(run: Run, bank: WeightBank, groups: References) -> Measure:
+    """Give what measures candidates by slices of the bank."""
     protocol = selection_protocol(run)
     targets = paper_targets(run, bank) if run.config.search.method == JI2023 else {}
     targets |= group_targets(run, bank, groups)
-    stitched = run.stitched(bank, reference, 1 + len(targets))
-    return protocol, lambda architectures: measure(stitched, architectures, protocol, targets)
+    stitched = run.stitched(bank, run.selection_reference, 1 + len(targets))
+    return lambda architectures: measure(stitched, architectures, protocol, targets)
 
 
-def _reconstructing(
-    run: Run, bank: WeightBank, reference: DenseReference, groups: References
-) -> tuple[Protocol, Measure]:
-    """Measure candidates after sequential reconstruction on a part of the calibration set."""
+def reconstructing(run: Run, bank: WeightBank, groups: References) -> Measure:
+    """Give what measures candidates after sequential reconstruction on a part of the calibration set."""
     inputs = run.inputs
     streams = candidate_streams(run)
     protocol = selection_protocol(run, streams.num_tokens)
@@ -95,11 +128,11 @@ def _reconstructing(
     def measure_one(architecture: Architecture) -> Measurement:
         start = time.perf_counter()
         model = reconstructed(run, bank, architecture, streams)
-        scores = score_model(model, inputs.dense.family, inputs.walk, reference)
+        scores = score_model(model, inputs.dense.family, inputs.walk, run.selection_reference)
         losses = {loss_target(name): loss for name, loss in group_losses(run, model, groups).items()}
         return as_measurement(architecture, protocol, scores, losses, time.perf_counter() - start)
 
-    return protocol, lambda architectures: map(measure_one, architectures)
+    return lambda architectures: map(measure_one, architectures)
 
 
 def candidate_streams(run: Run) -> DenseStreams:

@@ -18,17 +18,23 @@ from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Listener
 from secateur.runs.store import RunStore
 from secateur.search.halving import SHARES
+from secateur.stages.workers import Workers
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run at work: its configuration, inputs, folder, database, and who listens."""
+    """A run at work: its configuration, inputs, folder, database, who listens, and who measures.
+
+    Attributes:
+        workers: None where candidates are measured in this process.
+    """
 
     config: RunConfig
     inputs: Inputs
     folder: RunFolder
     store: RunStore
     listener: Listener
+    workers: Workers | None = None
 
     @property
     def batch_windows(self) -> int:

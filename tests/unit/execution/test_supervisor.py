@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -176,7 +177,11 @@ def test_workers_end_with_the_process_that_asks(tmp_path, monkeypatch):
     process.wait()
     process.stdout.close()
     for _ in range(100):
-        if not any(os.path.exists(f"/proc/{worker}") for worker in workers):
+        if not any(map(is_there, workers)):
             break
         time.sleep(0.1)
-    assert not any(os.path.exists(f"/proc/{worker}") for worker in workers)
+    assert not any(map(is_there, workers))
+
+
+def is_there(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()

@@ -1,0 +1,142 @@
+"""Candidates measured by workers: the driver gives architectures out, and is given measurements back."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from secateur.config import SOURCE_FIELDS, RunConfig
+from secateur.data import IN_MEMORY
+from secateur.errors import ConfigError, ExecutionError
+from secateur.execution.pool import Opening, Pool
+from secateur.execution.processes import ProcessPool
+from secateur.execution.settings import Execution
+from secateur.execution.supervisor import Faults, Supervisor
+from secateur.runs.folder import RunFolder
+from secateur.schema import Record
+from secateur.space.architecture import Architecture
+from secateur.space.candidate import Measurement, Protocol
+
+# What is measured beside the selection set: nothing, the groups of text, or what may drop.
+Of = Literal["text", "groups", "drop"]
+
+
+class Kind(Record):
+    """What is measured of architectures, as a worker is told it.
+
+    Attributes:
+        batches: First of the selection set's batches, and the one behind the last; all of them if not given.
+    """
+
+    after: Literal["slices", "reconstruction"]
+    of: Of = "text"
+    batches: tuple[int, int] | None = None
+
+
+# Makes the pool that an opening is for.
+StartPool = Callable[[Opening], Pool]
+
+
+@dataclass
+class Workers:
+    """The workers of a run, started when the first candidate is to be measured and ended with the run.
+
+    Attributes:
+        start: Makes their pool.
+        sharing: How many of them share a machine's memory.
+        batch_candidates: That a worker is given at once, at most: neighbours, which share the modules that they begin
+            with.
+        batch_seconds: After which a worker that does not answer is ended; by what is usual if not given.
+    """
+
+    start: StartPool
+    sharing: int
+    batch_candidates: int
+    batch_seconds: float | None = None
+    _supervisor: Supervisor | None = field(default=None, init=False)
+
+    def measure(
+        self,
+        kind: Kind,
+        protocol: Protocol,
+        folder: RunFolder,
+        hidden_size: int | None,
+        architectures: Sequence[Architecture],
+    ) -> Iterator[Measurement]:
+        """Give measurements as they are made, in any order.
+
+        Args:
+            hidden_size: That the run goes on with, where it is not the dense model's.
+
+        Raises:
+            ExecutionError: Workers cannot be started, or do not measure what this process would.
+        """
+        supervisor = self._started(folder, hidden_size)
+
+        def failed(place: int, reason: str) -> str:
+            return Measurement(
+                architecture=architectures[place], protocol=protocol.key, status="failed", reason=reason, seconds=0.0
+            ).model_dump_json()
+
+        items = [architecture.model_dump_json() for architecture in architectures]
+        for place, text in supervisor.results(kind.model_dump_json(), items, failed):
+            measurement = Measurement.model_validate_json(text)
+            if measurement.protocol != protocol.key or measurement.architecture != architectures[place]:
+                raise ExecutionError(
+                    f"a worker measured something else than was asked ({measurement.protocol}, expected "
+                    f"{protocol.key}): give all machines the same files and versions"
+                )
+            yield measurement
+
+    @property
+    def faults(self) -> Faults:
+        """Give what went wrong and was mended."""
+        return self._supervisor.faults if self._supervisor else Faults()
+
+    def close(self) -> None:
+        """End them."""
+        if self._supervisor is not None:
+            self._supervisor.close()
+            self._supervisor = None
+
+    def _started(self, folder: RunFolder, hidden_size: int | None) -> Supervisor:
+        if self._supervisor is None:
+            told = {"folder": str(folder.root.absolute()), "sharing": self.sharing, "hidden_size": hidden_size}
+            opening = Opening(module="secateur.stages.worker", function="open_run", argument=json.dumps(told))
+            self._supervisor = Supervisor(self.start(opening), self.batch_candidates, self.batch_seconds)
+        return self._supervisor
+
+
+def refuse_execution(execution: Execution, config: RunConfig) -> None:
+    """Refuse workers that could not see what they are to measure.
+
+    Raises:
+        ConfigError: The model or texts are in the memory of this process.
+    """
+    data = config.data
+    named = [*data.groups.values(), *(source for name in SOURCE_FIELDS for source in getattr(data, name))]
+    in_memory = config.model.in_memory or any(source.startswith(IN_MEMORY) for source in named)
+    if execution.executor != "local" and in_memory:
+        raise ConfigError(
+            f"executor={execution.executor}: model and text must be in files, since workers read them for themselves, "
+            "but some are in memory; save them first, or leave the executor local"
+        )
+
+
+@contextmanager
+def started(execution: Execution) -> Iterator[Workers | None]:
+    """Give the workers that an execution asks for, and end them; None where this process does everything."""
+    if execution.executor == "local":
+        yield None
+        return
+    count = execution.local_workers
+
+    def start(opening: Opening) -> Pool:
+        return ProcessPool(opening, count, execution.threads)
+
+    workers = Workers(start, count, execution.batch_candidates, execution.batch_seconds)
+    try:
+        yield workers
+    finally:
+        workers.close()

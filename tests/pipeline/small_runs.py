@@ -14,6 +14,7 @@ from typer.testing import Result
 from secateur.comparison import run_comparison
 from secateur.comparison_plan import ComparisonConfig
 from secateur.config import RunConfig
+from secateur.execution.settings import LOCAL, Execution
 from secateur.pipeline import run_pipeline
 from secateur.report.record import Report
 from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
@@ -54,9 +55,9 @@ class Finished:
         return stored_measurements(self.root)
 
 
-def finish(config: RunConfig, root: Path) -> Finished:
+def finish(config: RunConfig, root: Path, execution: Execution = LOCAL) -> Finished:
     events: list[Event] = []
-    return Finished(run_pipeline(config, root, events.append), root, events)
+    return Finished(run_pipeline(config, root, events.append, execution=execution), root, events)
 
 
 def stored_measurements(root: Path) -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""The same result anywhere: measured by this process or by others, killed or not, a run ends in the same architecture."""
+"""The same result anywhere: measured by this process or by others, killed or not, a run ends alike."""
 
 import os
 import signal

@@ -312,6 +312,16 @@ def absolute_name(name: str) -> str:
     return str(Path(name).resolve()) if name != "demo" and Path(name).exists() else name
 
 
+class PlainLoader(yaml.SafeLoader):
+    """YAML without tags of Python's and without aliases, by which a few lines can stand for any amount of data."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"an alias (*{event.anchor}) in line {event.start_mark.line + 1}; write it out")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file.
 
@@ -319,8 +329,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing or is not a YAML mapping.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)  # noqa: S506  a SafeLoader
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"configuration {str(path)!r} cannot be read: {reason}") from error
     if not isinstance(loaded, dict):

@@ -84,7 +84,7 @@ class RayPool:
             self._workers.pop(name)
             opened_before = name in self._ready
             self._ready.discard(name)
-            return Lost(name, self._stopped.pop(name, None) or _reason(error), opened_before)
+            return Lost(name, self._stopped.pop(name, "") or _reason(error), opened_before)
         if name in self._ready:
             return Answered(name, Answer.model_validate_json(text))
         self._ready.add(name)

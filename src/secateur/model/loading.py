@@ -1,7 +1,6 @@
 """From a name to a dense model: a local folder, a hub id, or the embedded demo."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from secateur.errors import ModelError
+from secateur.model.checkpoint_files import check_checkpoint, read_json
 from secateur.model.families import Family, find_family, with_experts
 from secateur.model.mapped import MappedWeights, check_room
 from secateur.model.placement import DeviceMap, on_host, refuse_offloaded, resolve_device_map
@@ -103,7 +104,10 @@ def load_causal_model(
     places = resolve_device_map(device, device_map) if device_map is not None else None
     target = choose_device(device) if places is None else None
     on_cpu = target.type == "cpu" if target is not None else places is not None and on_host(places)
-    stored = read_config(name, revision, trust_remote_code).dtype
+    config = read_config(name, revision, trust_remote_code)
+    if Path(name).is_dir():
+        check_checkpoint(Path(name), config, known=type(config) in MODEL_FOR_CAUSAL_LM_MAPPING)
+    stored = config.dtype
 
     def load(wanted: torch.dtype | str) -> tuple[PreTrainedModel, dict[str, Any]]:
         return AutoModelForCausalLM.from_pretrained(  # type: ignore[return-value]
@@ -111,6 +115,8 @@ def load_causal_model(
             dtype=wanted,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            # Never a pickle, of the hub either.
+            use_safetensors=True,
             output_loading_info=True,
             device_map=places,
         )
@@ -148,6 +154,8 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
         raise ModelError(f"model folder {name!r} has no config.json; give a folder that save_pretrained wrote")
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelError(f"model folder {name!r} does not exist; give a local folder, a hub id, or 'demo'")
+    if path.exists():
+        read_json(path / "config.json")
     with _refusing(name, trust_remote_code):
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
@@ -176,12 +184,12 @@ def read_model_type(name: str) -> str:
     path = Path(name) / "config.json"
     if not path.is_file():
         return ""
-    try:
-        return str(json.loads(path.read_text())["model_type"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    config = read_json(path)
+    if not isinstance(config.get("model_type"), str):
         raise ModelError(
-            f"{path} is not a model's config: {type(error).__name__}: {error}; give a folder that save_pretrained wrote"
-        ) from error
+            f"{path} is not a model's config: it has no model_type; give a folder that save_pretrained wrote"
+        )
+    return str(config["model_type"])
 
 
 def load_dense(

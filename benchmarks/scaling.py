@@ -4,8 +4,8 @@
 
 RUN is a finished run folder: its database says how long candidates took and what the search did between them. Measured
 here: storing a measurement, and writing and reading what goes between driver and worker. A simulated driver proposes a
-round, cuts it into batches as the supervisor does, gives them to free workers, and stores what comes back, all of it one
-after the other; workers take as long as candidates of the run did, in random order, and as long to start as loading
+round, cuts it into batches as the supervisor does, gives them to free workers, and stores what comes back, all of it in
+turn; workers take as long as candidates of the run did, in random order, and as long to start as loading
 took. Rounds wait for their last batch; `--waits 0.9` goes on when that share of a round is there, and the rest
 comes in with the next round's, which the predictor has then proposed without it. Writes
 `benchmarks/results/scaling.json` and prints a Markdown table.

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
         BudgetError,
         ConfigError,
         DataError,
+        ExecutionError,
         ExportError,
         InputError,
         ModelError,
         RunFolderError,
         SecateurError,
     )
+    from secateur.execution.settings import Execution
     from secateur.recipe import Recipe
     from secateur.recovery.recover import RecoveryRecord
     from secateur.report.front import Front, FrontPoint
@@ -65,6 +67,7 @@ _PUBLIC = {
         "BudgetError",
         "ConfigError",
         "DataError",
+        "ExecutionError",
         "ExportError",
         "InputError",
         "ModelError",
@@ -92,6 +95,8 @@ __all__ = [
     "DataError",
     "Evaluation",
     "Event",
+    "Execution",
+    "ExecutionError",
     "ExportError",
     "FittedPredictor",
     "Front",

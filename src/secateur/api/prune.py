@@ -17,6 +17,7 @@ from secateur.api.texts import Text
 from secateur.budget import Drop
 from secateur.config import RunConfig, build_config, read_yaml
 from secateur.errors import ConfigError
+from secateur.execution.settings import LOCAL, Execution
 from secateur.given import NOTHING_GIVEN, Given
 from secateur.inputs import check_folder, check_unchanged
 from secateur.model.live import check_live, live_dense
@@ -52,6 +53,7 @@ def prune(
     dtype: str | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
+    execution: Execution = LOCAL,
     callbacks: Sequence[Listener] = (),
     progress: bool | None = None,
 ) -> PruneResult:
@@ -100,6 +102,7 @@ def prune(
         seed: Every random choice derives from it; 0 if not given.
         out: Run folder. A call that was interrupted goes on when it is made again with the same arguments, one that was
             finished gives its result at once. Without it the folder is temporary, and lives as long as the result.
+        execution: Who measures candidates: this process, others, or a Ray cluster; they read model and text from files.
         callbacks: Functions that are called with the events of `secateur.runs.progress`.
         progress: Whether progress is drawn on the terminal; if not given, where there are no callbacks.
 
@@ -130,7 +133,7 @@ def prune(
     root = Path(temporary.name if temporary is not None else str(out))
     refuse_other_model(root, settings, given)
     with listening(callbacks, progress) as listener:
-        report = run_pipeline(settings, root, listener, given)
+        report = run_pipeline(settings, root, listener, given, execution)
     later = told(callbacks) if callbacks else silent
     return result_of(root, settings, report, given, temporary, later)
 

@@ -28,6 +28,10 @@ def complete_robust(incomplete: str) -> Iterator[str]:
     return (each for each in _choices("recovery", "robust", incomplete) if each != "none")
 
 
+def complete_executor(incomplete: str) -> Iterator[str]:
+    return (each for each in ("local", "processes", "ray") if each.startswith(incomplete))
+
+
 def complete_minimize(incomplete: str) -> Iterator[str]:
     return _choices("budget", "minimize", incomplete)
 

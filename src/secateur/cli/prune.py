@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.compare import compare_and_print
+from secateur.cli.execution import ExecutionOption, ExecutorOption, RayAddressOption, WorkersOption, execution_of
 from secateur.cli.options import DataOption, FolderArgument, GroupsOption, OptionalModelArgument
 from secateur.cli.progress import JsonProgressOption, QuietOption, Showing, TrackOption
 from secateur.cli.recover import recover_and_print
@@ -59,6 +60,10 @@ def prune_command(
     quiet: QuietOption = False,
     json_progress: JsonProgressOption = False,
     track: TrackOption = None,
+    executor: ExecutorOption = None,
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
+    execution: ExecutionOption = None,
 ) -> None:
     """Prune MODEL to the budget and export the result."""
     with user_errors():
@@ -91,7 +96,8 @@ def prune_command(
         name = Path(resolved.model.name).name or "model"
         root = out or Path("runs") / f"{name}-{resolved.budget.title}"
         showing = Showing(quiet, json_progress, tuple(track or ()))
-        run_and_print(root, lambda listener: pipeline().run_pipeline(resolved, root, listener), showing)
+        who = execution_of(executor, workers, ray_address, execution)
+        run_and_print(root, lambda listener: pipeline().run_pipeline(resolved, root, listener, execution=who), showing)
 
 
 def resume_command(
@@ -99,6 +105,10 @@ def resume_command(
     quiet: QuietOption = False,
     json_progress: JsonProgressOption = False,
     track: TrackOption = None,
+    executor: ExecutorOption = None,
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
+    execution: ExecutionOption = None,
 ) -> None:
     """Go on with an interrupted run, recovery or comparison."""
     with user_errors():
@@ -114,7 +124,8 @@ def resume_command(
 
             recover_and_print(read_request(folder), folder, showing)
             return
-        run_and_print(folder, lambda listener: pipeline().resume_pipeline(folder, listener), showing)
+        who = execution_of(executor, workers, ray_address, execution)
+        run_and_print(folder, lambda listener: pipeline().resume_pipeline(folder, listener, who), showing)
 
 
 def pipeline() -> Any:

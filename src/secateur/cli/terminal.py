@@ -1,5 +1,6 @@
 """What every verb does at a terminal: errors in one line, libraries that keep quiet, how to go on after Ctrl-C."""
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,3 +48,19 @@ def user_errors() -> Iterator[None]:
     except SecateurError as error:
         typer.echo(f"secateur: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(error.exit_code) from error
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        typer.echo(
+            "secateur: the disk is full; what was finished is kept: make room, and go on with the same command or "
+            "`secateur resume`",
+            err=True,
+        )
+        raise typer.Exit(1) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Say whether there was no room: Python, SQLite and safetensors each say it in their way."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(error) or "No space left on device" in str(error)

@@ -1,10 +1,12 @@
 """Where work is done, and how it is cut up. No result depends on it, so it is part of no run's configuration."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import psutil
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from secateur.errors import ConfigError, suggestion
 from secateur.schema import Record
 
 # Threads per worker process where it was not said: with one each, workers are not in each other's way.
@@ -36,3 +38,33 @@ class Execution(Record):
 
 
 LOCAL = Execution()
+
+
+def execution_from(given: Mapping[str, Any], assignments: Sequence[str]) -> Execution:
+    """Read an execution as a user writes it.
+
+    Args:
+        given: Fields; None where nothing was said.
+        assignments: More of them, as `field=value`.
+
+    Raises:
+        ConfigError: A name or a value is wrong, or something was said of workers where there are none.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    for text in assignments:
+        name, separator, value = text.partition("=")
+        if not separator or name not in Execution.model_fields:
+            raise ConfigError(f"--execution {text!r}: expected field=value; {suggestion(name, Execution.model_fields)}")
+        said[name] = value
+    try:
+        execution = Execution.model_validate(said)
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        name = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"execution: {name}={said.get(name)!r} cannot be used: {first['msg']}") from error
+    if execution.executor == "local" and said.keys() - {"executor"}:
+        raise ConfigError(
+            f"{', '.join(sorted(said.keys() - {'executor'}))} were given, but this process measures by itself; add "
+            "--executor processes or --executor ray"
+        )
+    return execution

@@ -11,6 +11,7 @@ from secateur.data import IN_MEMORY
 from secateur.errors import ConfigError, ExecutionError
 from secateur.execution.pool import Opening, Pool
 from secateur.execution.processes import ProcessPool
+from secateur.execution.ray_pool import RayPool
 from secateur.execution.settings import Execution
 from secateur.execution.supervisor import Faults, Supervisor
 from secateur.runs.folder import RunFolder
@@ -44,16 +45,10 @@ class Workers:
 
     Attributes:
         start: Makes their pool.
-        sharing: How many of them share a machine's memory.
-        batch_candidates: That a worker is given at once, at most: neighbours, which share the modules that they begin
-            with.
-        batch_seconds: After which a worker that does not answer is ended; by what is usual if not given.
     """
 
     start: StartPool
-    sharing: int
-    batch_candidates: int
-    batch_seconds: float | None = None
+    execution: Execution
     _supervisor: Supervisor | None = field(default=None, init=False)
 
     def measure(
@@ -102,9 +97,12 @@ class Workers:
 
     def _started(self, folder: RunFolder, hidden_size: int | None) -> Supervisor:
         if self._supervisor is None:
-            told = {"folder": str(folder.root.absolute()), "sharing": self.sharing, "hidden_size": hidden_size}
+            # Of one machine's memory each takes its part; a cluster gives every worker what it was asked for.
+            sharing = self.execution.local_workers if self.execution.executor == "processes" else 1
+            told = {"folder": str(folder.root.absolute()), "sharing": sharing, "hidden_size": hidden_size}
             opening = Opening(module="secateur.stages.worker", function="open_run", argument=json.dumps(told))
-            self._supervisor = Supervisor(self.start(opening), self.batch_candidates, self.batch_seconds)
+            execution = self.execution
+            self._supervisor = Supervisor(self.start(opening), execution.batch_candidates, execution.batch_seconds)
         return self._supervisor
 
 
@@ -124,18 +122,20 @@ def refuse_execution(execution: Execution, config: RunConfig) -> None:
         )
 
 
+def pools_of(execution: Execution) -> StartPool:
+    """Give what starts the workers that an execution asks for."""
+    if execution.executor == "ray":
+        return lambda opening: RayPool(opening, execution)
+    return lambda opening: ProcessPool(opening, execution.local_workers, execution.threads)
+
+
 @contextmanager
 def started(execution: Execution) -> Iterator[Workers | None]:
     """Give the workers that an execution asks for, and end them; None where this process does everything."""
     if execution.executor == "local":
         yield None
         return
-    count = execution.local_workers
-
-    def start(opening: Opening) -> Pool:
-        return ProcessPool(opening, count, execution.threads)
-
-    workers = Workers(start, count, execution.batch_candidates, execution.batch_seconds)
+    workers = Workers(pools_of(execution), execution)
     try:
         yield workers
     finally:

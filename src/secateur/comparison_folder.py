@@ -10,6 +10,7 @@ from secateur.config import differences, differing_fields, read_yaml
 from secateur.errors import RunFolderError
 from secateur.report.comparison import Cell, Comparison
 from secateur.runs.folder import RunFolder
+from secateur.runs.records import read_record
 from secateur.search.methods import SEARCHES
 
 OWN_SETTINGS = (
@@ -23,6 +24,7 @@ OWN_SETTINGS = (
     "choose",
     "within",
 )
+
 # The methods that read a setting, where not all do. Those that allocate without a search are not bound to the grid.
 READERS = {f"search.{name}": frozenset({"secateur"}) for name in OWN_SETTINGS} | {
     f"space.{name}": frozenset(SEARCHES) for name in ("ffn_levels", "kv_levels")
@@ -81,7 +83,7 @@ def read_config(folder: ComparisonFolder) -> ComparisonConfig:
 
 def read_comparison(folder: ComparisonFolder) -> Comparison | None:
     """Read what a comparison has found so far; None before its first cell."""
-    return _read_record(folder.record) if folder.record.is_file() else None
+    return read_record(folder.record, Comparison) if folder.record.is_file() else None
 
 
 def check_folder(folder: ComparisonFolder, config: ComparisonConfig) -> None:
@@ -122,7 +124,7 @@ def cells_of(other: Path, comparison: Comparison) -> list[Cell]:
     path = ComparisonFolder(other).record if other.is_dir() else other
     if not path.is_file():
         raise RunFolderError(f"{other} holds no comparison with cells; --join needs the --out of another comparison")
-    record = _read_record(path)
+    record = read_record(path, Comparison)
     differing = differences(record.settings, comparison.settings)
     others = [text for name, text in differing.items() if name not in READERS]
     for name in ("secateur", "model", "versions", "fingerprints"):
@@ -132,17 +134,6 @@ def cells_of(other: Path, comparison: Comparison) -> list[Cell]:
         raise RunFolderError(f"{other} cannot be joined, it differs in {'; '.join(others)}; make its cells again")
     readers = frozenset[str]().union(*(READERS[name] for name in differing))
     return [cell for cell in record.cells if cell.method not in readers]
-
-
-def _read_record(path: Path) -> Comparison:
-    try:
-        return Comparison.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "not JSON"
-        raise RunFolderError(
-            f"{path} is no comparison that this version can read ({where}: {first['msg']}); make it again"
-        ) from error
 
 
 def copy_cell(name: str, source: ComparisonFolder, target: ComparisonFolder) -> None:

@@ -35,6 +35,7 @@ from secateur.report.recorded import BEGUN, read_recorded, takes_time
 from secateur.report.rows import budget_uses, excess_log_perplexity_left
 from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import Listener, RunFinished, silent, stage_clock
+from secateur.runs.records import read_record
 from secateur.runs.store import RunStore
 from secateur.search.ji2023 import PaperRecord
 from secateur.search.task import Found
@@ -81,7 +82,7 @@ def run_pipeline(
     check_folder(folder, config)
     refuse_execution(execution, config)
     if folder.report.is_file():
-        return Report.model_validate_json(folder.report.read_text())
+        return read_record(folder.report, Report)
     with stage_clock("load", listener) as clock:
         inputs = load_inputs(config, stored_latency(folder), clock.advance, folder.scratch, given)
         # What takes how long here; asked only where somebody waits.

@@ -37,6 +37,7 @@ from secateur.recovery_inputs import load_recovery_set, refuse_recovery, selecti
 from secateur.report.recovery import recovered_card
 from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import LOSS, Listener, silent, stage_clock
+from secateur.runs.records import read_record
 from secateur.schema import derive_seed
 from secateur.stages.recover import recovered_note
 
@@ -67,7 +68,7 @@ def recover_folder(request: RecoveryRequest, root: Path, listener: Listener = si
     folder = RecoveryFolder(root)
     check_recovery_folder(folder, request)
     if folder.outcome.is_file():
-        return RecoveryOutcome.model_validate_json(folder.outcome.read_text())
+        return read_record(folder.outcome, RecoveryOutcome)
     with stage_clock("load", listener) as clock:
         loaded = load(request)
         clock.note = (

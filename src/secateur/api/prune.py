@@ -28,6 +28,7 @@ from secateur.report.live import drawn_progress
 from secateur.report.record import Report
 from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Event, Listener, silent
+from secateur.runs.records import read_record
 from secateur.stages.front import read_front
 
 
@@ -153,7 +154,7 @@ def open_run(root: str | Path) -> PruneResult:
     """
     folder = RunFolder(Path(root))
     read_front(folder.root)
-    report = Report.model_validate_json(folder.report.read_text())
+    report = read_record(folder.report, Report)
     return result_of(folder.root, build_config([read_yaml(folder.config)]), report)
 
 
@@ -225,7 +226,7 @@ def refuse_other_model(root: Path, config: RunConfig, given: Given) -> None:
     check_folder(folder, config)
     stored = str(given.model.dtype).removeprefix("torch.")
     dense = live_dense(given.model, given.tokenizer, stored, experts=config.space.experts)
-    known = Report.model_validate_json(folder.report.read_text()).fingerprints
+    known = read_record(folder.report, Report).fingerprints
     check_unchanged(root, known, {"model": dense.fingerprint()})
 
 

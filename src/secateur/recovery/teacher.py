@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from secateur.evaluation.divergence import DenseRows, left_over, rows_of
 from secateur.recovery.text import Batch, RecoverySet
 from secateur.runs.folder import remove, written_whole
+from secateur.runs.records import read_record
 from secateur.schema import Record
 
 
@@ -124,7 +125,7 @@ def cached_teacher(
         vocabulary=vocabulary,
     )
     path = folder / "teacher.json"
-    if not path.is_file() or CacheRecord.model_validate_json(path.read_text()) != record:
+    if not path.is_file() or read_record(path, CacheRecord) != record:
         remove(folder)
         folder.mkdir(parents=True)
         _fill(model, recovery_set, record, folder, batch_windows, advance)

@@ -14,6 +14,7 @@ from secateur.recipe import SHARE_OF_TOKENS, Recipe
 from secateur.recovery.attempts import Attempt, Choices, Values, common_windows, proposed
 from secateur.recovery.training import Advance, TrainingRecord, unheard
 from secateur.runs.folder import remove, written_whole
+from secateur.runs.records import read_record
 from secateur.runs.shelf import Shelf
 from secateur.schema import Record
 
@@ -182,7 +183,7 @@ class Tuning:
     def _read(self, number: int) -> Attempt | None:
         if self.folder is None or not self._path(number).is_file():
             return None
-        attempt = Attempt.model_validate_json(self._path(number).read_text())
+        attempt = read_record(self._path(number), Attempt)
         if number == 0 and attempt.recipe != self.choices.given.model_copy(update={"trials": 0}):
             raise RunFolderError(
                 f"{self.folder} holds attempts around another recipe; go on with that recipe, or use another folder"

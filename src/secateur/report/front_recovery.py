@@ -9,6 +9,7 @@ from secateur.recipe import Recipe
 from secateur.recovery.shared import SharedLoss, SharedRecord
 from secateur.recovery.shared_adapters import SharedAdapters
 from secateur.runs.folder import RunFolder
+from secateur.runs.records import read_record
 from secateur.schema import Record
 from secateur.space.architecture import Architecture
 
@@ -58,7 +59,7 @@ def adapters_file(folder: RunFolder) -> Path:
 def read_front_recovery(folder: RunFolder) -> FrontRecovery | None:
     """Read the recovery of a run's front; None where there is none, or it has not ended."""
     path = record_file(folder)
-    return FrontRecovery.model_validate_json(path.read_text()) if path.is_file() else None
+    return read_record(path, FrontRecovery) if path.is_file() else None
 
 
 def read_front_adapters(folder: RunFolder, recovery: FrontRecovery) -> SharedAdapters:

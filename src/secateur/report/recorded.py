@@ -13,6 +13,7 @@ from secateur.recovery.recover import RecoveryRecord
 from secateur.report.front import Front
 from secateur.report.record import Begun, Choice, Explanation, ModelRow, ReconstructionErrors, Report, Sample
 from secateur.runs.folder import RunFolder
+from secateur.runs.records import read_record
 from secateur.runs.store import RunStore
 from secateur.search.fit import FitRecord
 from secateur.search.task import PROBES, RoundRecord
@@ -169,7 +170,7 @@ def read_recorded(root: Path, report: Report | None = None) -> Recorded:
         candidates = [Candidate.model_validate_json(record) for record in store.candidates()]
         measurements = tuple(Measurement.model_validate_json(record) for record in store.all_measurements())
     if report is None and folder.report.is_file():
-        report = Report.model_validate_json(folder.report.read_text())
+        report = read_record(folder.report, Report)
     return Recorded(
         name=root.absolute().name,
         config=yaml.safe_load(folder.config.read_text()),
@@ -186,6 +187,6 @@ def read_recorded(root: Path, report: Report | None = None) -> Recorded:
         choice=Choice.model_validate(payload["prune"]) if "prune" in payload else None,
         rows=report.rows if report else evaluated_rows(payload),
         recovery=RecoveryRecord.model_validate(payload["recover"]) if "recover" in payload else None,
-        front=Front.model_validate_json(folder.front.read_text()) if folder.front.is_file() else None,
+        front=read_record(folder.front, Front) if folder.front.is_file() else None,
         report=report,
     )

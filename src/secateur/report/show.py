@@ -13,6 +13,7 @@ from secateur.report.record import Report
 from secateur.report.rows import mlp_title
 from secateur.report.table import final_table, group_table, summary_lines
 from secateur.runs.folder import RunFolder
+from secateur.runs.records import read_record
 from secateur.runs.store import RunStore
 from secateur.search.task import PROBES, RoundRecord
 from secateur.space.candidate import Candidate, Measurement
@@ -34,9 +35,9 @@ def show_run(root: Path, top: int) -> list[RenderableType]:
         space = yaml.safe_load(folder.config.read_text())["space"]
         parts.append(_candidates(store, top, mlp_title(whole_experts=space.get("experts") == "whole")))
     if folder.front.is_file():
-        parts.append(front_table(Front.model_validate_json(folder.front.read_text())))
+        parts.append(front_table(read_record(folder.front, Front)))
     if folder.report.is_file():
-        report = Report.model_validate_json(folder.report.read_text())
+        report = read_record(folder.report, Report)
         parts += [
             final_table(report),
             *([group_table(report)] if report.rows[0].groups else []),

@@ -17,6 +17,7 @@ from secateur.report.front_recovery import read_front_adapters, read_front_recov
 from secateur.report.record import Choice, ExportRecord, ModelRow, Report
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.runs.progress import Listener, silent, stage_clock
+from secateur.runs.records import read_record
 from secateur.runs.store import RunStore
 from secateur.search.task import Found
 from secateur.space.architecture import Architecture
@@ -51,7 +52,7 @@ def read_front(root: Path) -> Front:
         raise RunFolderError(f"{root} holds no run (no config.yaml); give a folder that `secateur prune` made")
     if not folder.report.is_file() or not folder.front.is_file():
         raise RunFolderError(f"{root} holds a run that is not finished; go on with: secateur resume {root}")
-    return Front.model_validate_json(folder.front.read_text())
+    return read_record(folder.front, Front)
 
 
 def find_point(front: Front, number: int) -> FrontPoint:
@@ -128,7 +129,7 @@ def export_point(
     target = out or root / f"exported-{number}"
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunFolderError(f"{out} is there already and is not empty; choose another --out folder")
-    report = Report.model_validate_json(RunFolder(root).report.read_text())
+    report = read_record(RunFolder(root).report, Report)
     others = tuple(row for row in report.rows if row.name not in RESULTS)
     with finished_run(root, listener, given) as run:
         pruned, choice = cut_point(run, calibrate_stage(run).bank, front, point)

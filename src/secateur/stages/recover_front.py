@@ -27,6 +27,7 @@ from secateur.report.front_recovery import (
 )
 from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import LOSS, Listener, silent, stage_clock
+from secateur.runs.records import read_record
 from secateur.schema import Record, derive_seed
 from secateur.search.task import ranked
 from secateur.space.candidate import Measurement
@@ -121,7 +122,7 @@ def _begin(folder: RunFolder, request: FrontRequest) -> None:
     """Write what is asked for, or refuse to go on with something else."""
     path = request_file(folder)
     if path.is_file():
-        known = FrontRequest.model_validate_json(path.read_text())
+        known = read_record(path, FrontRequest)
         differing = _differing(known, request)
         if differing:
             raise RunFolderError(

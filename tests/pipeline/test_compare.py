@@ -246,7 +246,7 @@ class TestJoin:
     @pytest.mark.parametrize("text", ["{", '{"secateur": "0.1.0"}'])
     def test_a_record_that_cannot_be_read_is_refused(self, text, compared_config, tmp_path):
         (tmp_path / "broken.json").write_text(text)
-        with pytest.raises(RunFolderError, match=r"broken.json is no comparison that this version can read"):
+        with pytest.raises(RunFolderError, match=r"broken.json is no Comparison that this version can read"):
             run_comparison(compared_config, tmp_path / "all", join=[tmp_path / "broken.json"])
 
     @pytest.mark.parametrize("method", ["llm-pruner", "llm-pruner-middle", "flap", "shortgpt", "ji2023"])

@@ -13,7 +13,7 @@ from secateur.recovery.recover import RecoveryRecord
 from secateur.report.front import Front
 from secateur.report.record import Begun, Choice, Explanation, ModelRow, ReconstructionErrors, Report, Sample
 from secateur.runs.folder import RunFolder
-from secateur.runs.records import read_record
+from secateur.runs.records import read_record, reading
 from secateur.runs.store import RunStore
 from secateur.search.fit import FitRecord
 from secateur.search.task import PROBES, RoundRecord
@@ -164,6 +164,11 @@ def read_recorded(root: Path, report: Report | None = None) -> Recorded:
     folder = RunFolder(root)
     if not folder.database.is_file() or not folder.config.is_file():
         raise RunFolderError(f"{root} holds no run (no run.db); give a folder that `secateur prune` made")
+    with reading(folder.root):
+        return _recorded(folder, report)
+
+
+def _recorded(folder: RunFolder, report: Report | None) -> Recorded:
     with RunStore(folder.database) as store:
         stages = {row.name: row for row in store.stages()}
         payload = {name: row.payload for name, row in stages.items()}
@@ -172,7 +177,7 @@ def read_recorded(root: Path, report: Report | None = None) -> Recorded:
     if report is None and folder.report.is_file():
         report = read_record(folder.report, Report)
     return Recorded(
-        name=root.absolute().name,
+        name=folder.root.absolute().name,
         config=yaml.safe_load(folder.config.read_text()),
         candidates={candidate.architecture.key: candidate for candidate in candidates},
         measurements=measurements,

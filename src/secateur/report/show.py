@@ -13,7 +13,7 @@ from secateur.report.record import Report
 from secateur.report.rows import mlp_title
 from secateur.report.table import final_table, group_table, summary_lines
 from secateur.runs.folder import RunFolder
-from secateur.runs.records import read_record
+from secateur.runs.records import read_record, reading
 from secateur.runs.store import RunStore
 from secateur.search.task import PROBES, RoundRecord
 from secateur.space.candidate import Candidate, Measurement
@@ -28,7 +28,7 @@ def show_run(root: Path, top: int) -> list[RenderableType]:
     folder = RunFolder(root)
     if not folder.database.is_file():
         raise RunFolderError(f"{root} holds no run (no run.db); give a folder that `secateur prune` made")
-    with RunStore(folder.database) as store:
+    with reading(folder.root), RunStore(folder.database) as store:
         parts: list[RenderableType] = [_stages(store), _rounds(store)]
         if any(record.removed for record in _round_records(store)):
             parts.append(_removed(store))

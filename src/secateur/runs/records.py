@@ -1,8 +1,12 @@
 """Records in a run folder, read back: what is damaged, or of another version, is one line."""
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from pydantic import ValidationError
 
 from secateur.errors import RunFolderError
@@ -26,4 +30,20 @@ def read_record(path: Path, kind: type[Kind]) -> Kind:
         where = ".".join(map(str, first["loc"])) or "not JSON"
         raise RunFolderError(
             f"{path} is no {kind.__name__} that this version can read ({where}: {first['msg']}); make it again"
+        ) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Read a run's database and what lies beside it, whoever wrote them.
+
+    Raises:
+        RunFolderError: Something there is not what this version writes.
+    """
+    try:
+        yield
+    except (sqlite3.Error, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise RunFolderError(
+            f"{path} holds something that this version did not write ({type(error).__name__}: {reason}); make it again"
         ) from error

@@ -20,7 +20,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 DEMO := data.calibration_tokens=32768 search.measurements=60 search.rounds=5 search.reconstructed_tokens=4096 search.finalists=2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test families test-oldest test-llama-cpp test-browser screenshots test-all notebook check format bench docs serve-docs pictures clean
+.PHONY: help demo test families test-oldest test-llama-cpp test-browser screenshots test-all fuzz faults notebook check format bench docs serve-docs pictures clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -69,6 +69,15 @@ RUN ?= runs/demo
 screenshots: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	$(BIN)/python docs/make_screenshots.py $(RUN)
+
+# Every reader of files and settings, with many thousands of inputs each.
+FUZZ_EXAMPLES ?= 10000
+fuzz: $(READY)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q -n 2 --dist load tests/fuzz
+
+# Fifty kills at random moments; every run is resumed, and ends as one that nothing disturbed.
+faults: $(READY)
+	$(BIN)/python benchmarks/faults.py
 
 # Runs examples/ from top to bottom and holds it to what it says.
 notebook: $(READY)

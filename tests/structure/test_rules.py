@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Libraries that are imported where they are used, since they may not be there.
 EXTRAS = {"datasets", "lm_eval", "peft", "optuna", "bitsandbytes", "llama_cpp", "vllm", "torch.utils.tensorboard"}
-EXTRAS |= {"mlflow", "trackio", "wandb"}
+EXTRAS |= {"mlflow", "trackio", "wandb", "ray"}
 IDS = [str(path.relative_to(PACKAGE)) for path in SOURCES]
 
 

@@ -158,6 +158,12 @@ class SearchConfig(Record):
         description="share of the measurements spent on single changes to the heuristics' architectures",
     )
     second_opinion: bool = Field(False, description="let trees that learned to rank reorder the best predicted")
+    wait_for: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of a round that has to be measured before the next; below 1 not reproducible",
+    )
     shrink: bool = Field(False, description="let choices that harm at the budget leave the space (SHAP), each round")
     rounds: int = Field(8, ge=1, description="fits of the predictor, each followed by a batch that it proposes")
     initial_share: float = Field(0.35, gt=0, lt=1, description="share of the measurements made before the first fit")

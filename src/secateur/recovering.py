@@ -24,6 +24,7 @@ from secateur.export.checkpoint import round_weights
 from secateur.export.recovered import save_recovered
 from secateur.model.loading import load_causal_model, weights_fingerprint
 from secateur.recovery.assembly import DenseTeacher, Recovery, Texts
+from secateur.recovery.ranks import Ranks, help_train, joined, refuse_ranks, started_ranks
 from secateur.recovery.recover import recover
 from secateur.recovery_folder import (
     RecoveredRow,
@@ -38,7 +39,7 @@ from secateur.report.recovery import recovered_card
 from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import LOSS, Listener, silent, stage_clock
 from secateur.runs.records import read_record
-from secateur.schema import derive_seed
+from secateur.schema import canonical_json, derive_seed
 from secateur.stages.recover import recovered_note
 
 
@@ -99,18 +100,12 @@ def recover_loaded(
         if dense is not None:
             evaluate("dense", dense, clock.advance)
         evaluate("pruned", pruned, clock.advance)
-    teacher = None if dense is None else DenseTeacher(dense, weights_fingerprint(dense))
-    recovery = Recovery(
-        recipe=config.recovery,
-        texts=loaded.texts,
-        seed=derive_seed(config.seed, "recovery"),
-        batch_tokens=config.evaluation.batch_tokens,
-        teacher=teacher,
-        folder=folder.work,
-    )
+    ranks = started_ranks()
+    recovery = recovery_of(request, loaded, ranks, folder.work)
     steps = recovery.recipe.all_steps(len(recovery.texts.recovery))
     with stage_clock("recover", listener, steps, LOSS) as clock:
-        recovered, record = recover(pruned, recovery, clock.advance)
+        with joined(ranks, pruned.device, canonical_json(loaded.fingerprints)):
+            recovered, record = recover(pruned, recovery, clock.advance)
         round_weights(recovered, loaded.stored)
         clock.note = recovered_note(record)
     with stage_clock("evaluate recovered", listener) as clock:
@@ -146,6 +141,36 @@ def recover_loaded(
     return outcome
 
 
+def help_recover(request: RecoveryRequest, root: Path) -> None:
+    """Take windows of every step of the recovery that another process leads in a folder.
+
+    Raises:
+        InputError: The model or the text cannot be used, or are not those of the leader.
+    """
+    if RecoveryFolder(root).outcome.is_file():
+        return
+    ranks, loaded = started_ranks(), load(request)
+    recovery = recovery_of(request, loaded, ranks, None)
+    pruned = loaded.pruned
+    with joined(ranks, pruned.device, canonical_json(loaded.fingerprints)):
+        trainee, objective = recovery.trainee(pruned), recovery.objective()
+        help_train(ranks, trainee, objective, loaded.texts.recovery, recovery.plan(pruned).micro_windows)
+
+
+def recovery_of(request: RecoveryRequest, loaded: Loaded, ranks: Ranks, folder: Path | None) -> Recovery:
+    """Put together what is trained, the same in every process that takes part."""
+    config, dense = request.config, loaded.dense
+    return Recovery(
+        recipe=config.recovery,
+        texts=loaded.texts,
+        seed=derive_seed(config.seed, "recovery"),
+        batch_tokens=config.evaluation.batch_tokens,
+        teacher=None if dense is None else DenseTeacher(dense, weights_fingerprint(dense)),
+        folder=folder,
+        ranks=ranks,
+    )
+
+
 def load(request: RecoveryRequest) -> Loaded:
     """Load text and models, the cheap first.
 
@@ -154,6 +179,8 @@ def load(request: RecoveryRequest) -> Loaded:
     """
     config, data = request.config, request.config.data
     refuse_recovery(config, dense=request.dense is not None)
+    if started_ranks().count > 1:
+        refuse_ranks(config.recovery)
     if config.recovery.method == "none":
         raise ConfigError("recovery.method=none trains nothing; expected lora, qlora or full")
     if config.recovery.learns_from_dense and request.dense is None:

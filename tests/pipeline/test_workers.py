@@ -68,6 +68,30 @@ def test_every_worker_killed_in_the_middle_changes_nothing(
     assert_same(finished, Finished(report, tmp_path / "run", events))
 
 
+def test_calibration_by_parts_leaves_the_same_bank_bit_by_bit(small_config: RunConfig, tmp_path: Path) -> None:
+    """Sums over parts of the set do not depend on who goes through a part."""
+    settings = {"evaluation": {"batch_tokens": 64}}
+    config = build_config([small_config.model_dump(mode="json"), settings])
+    finish(config, tmp_path / "here")
+    by_two = finish(config, tmp_path / "there", TWO)
+    banks = [sorted((tmp_path / run / "bank").rglob("*.safetensors")) for run in ("here", "there")]
+    assert [path.name for path in banks[0]] == [path.name for path in banks[1]] != []
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*banks, strict=True))
+    told = [each.done for each in by_two.events if isinstance(each, StageAdvanced) and each.stage == "calibrate"]
+    assert told == list(range(1, len(told) + 1))
+    assert not (tmp_path / "there" / "calibration").exists()
+
+
+def test_rounds_that_do_not_wait_measure_as_many_and_nothing_twice(small_config: RunConfig, tmp_path: Path) -> None:
+    settings = {"search": {"wait_for": 0.5, "rounds": 3}}
+    config = build_config([small_config.model_dump(mode="json"), settings])
+    late = finish(config, tmp_path / "run", TWO)
+    keys = [each.architecture.key for each in late.measurements]
+    assert len(keys) == len(set(keys)) == 34
+    told = [each for each in late.events if isinstance(each, StageAdvanced) and each.stage == "search"]
+    assert len(told) == 34
+
+
 def test_a_run_goes_on_with_another_executor(small_config: RunConfig, finished: Finished, tmp_path: Path) -> None:
     root = tmp_path / "run"
     kill_at(small_config, root, Moment("advanced", 10, "search"))

@@ -91,6 +91,7 @@ def recover_command(
         layers += [parse_assignment(assignment) for assignment in assignments or []]
         showing = Showing(quiet, json_progress, tuple(track or ()))
         if front:
+            refuse_several()
             recover_front_and_print(Path(source), build_config(layers).recovery, between, showing)
             return
         request = recovery_request(source, tuple(data or ()), dense, layers)
@@ -99,12 +100,25 @@ def recover_command(
         recover_and_print(request, root, showing)
 
 
+def refuse_several() -> None:
+    """Refuse to train a whole front in several processes."""
+    from secateur.errors import ConfigError
+    from secateur.recovery.ranks import started_ranks
+
+    if started_ranks().count > 1:
+        raise ConfigError("--front trains in one process, and torchrun started several; start it without torchrun")
+
+
 def recover_and_print(request: Any, root: Path, showing: Showing) -> None:
     """Recover with progress, then print the table; say how to resume if interrupted."""
     quiet_libraries()
-    from secateur.recovering import recover_folder
+    from secateur.recovering import help_recover, recover_folder
+    from secateur.recovery.ranks import started_ranks
     from secateur.recovery_folder import RecoveryFolder
 
+    if not started_ranks().leads:
+        help_recover(request, root)
+        return
     folder = RecoveryFolder(root)
     with resumable(folder.request), showing.progress(root) as (shown, listener):
         outcome = recover_folder(request, root, listener)

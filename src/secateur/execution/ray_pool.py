@@ -72,7 +72,9 @@ class RayPool:
         if not self._asked:
             time.sleep(seconds)
             return []
-        done, _ = self._ray.wait(list(self._asked), timeout=seconds)
+        self._ray.wait(list(self._asked), timeout=seconds)
+        # One has come; with it all that have.
+        done, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
         events = [self._event(each, self._asked.pop(each)) for each in done]
         self._start_missing()
         return events

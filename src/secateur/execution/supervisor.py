@@ -1,5 +1,6 @@
 """Gives work out: batches to whoever is free, again where a worker was lost, smaller where they were too large."""
 
+import math
 import statistics
 import time
 from collections import deque
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from secateur.errors import ExecutionError
-from secateur.execution.pool import Answer, Batch, Lost, Pool, Ready
+from secateur.execution.pool import Answer, Batch, Event, Lost, Pool, Ready
 
 # Times that the same single item may take its worker with it, or fail there, before it is given up.
 MOST_TRIES = 3
@@ -21,9 +22,9 @@ LOOK = 1.0
 
 @dataclass
 class Part:
-    """Some items of what is to be done, by place; `stopped` once their worker is being ended."""
+    """Some items of what is to be done; `stopped` once their worker is being ended."""
 
-    places: tuple[int, ...]
+    items: tuple[str, ...]
     tries: int = 0
     stopped: bool = False
 
@@ -66,57 +67,88 @@ class Supervisor:
     faults: Faults = field(default_factory=Faults)
     _free: list[str] = field(default_factory=list)
     _failed_openings: int = 0
-    _seconds_per_item: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+    _kind: str = ""
+    _waiting: deque[Part] = field(default_factory=deque)
+    _at_work: dict[str, tuple[Part, float]] = field(default_factory=dict)
+    _seconds_per_item: dict[str, deque[float]] = field(default_factory=dict)
 
-    def results(self, kind: str, items: Sequence[str], failed: Callable[[int, str], str]) -> Iterator[tuple[int, str]]:
-        """Give the place and the result of every item, as they come.
+    def results(
+        self,
+        kind: str,
+        items: Sequence[str],
+        failed: Callable[[str, str], str],
+        *,
+        batch_items: int | None = None,
+        share: float = 1.0,
+    ) -> Iterator[tuple[str, str]]:
+        """Give items with their results, as they come.
 
         Args:
             items: Neighbours go into the same batch.
-            failed: Gives the result of an item, by place, that no worker could do, and why.
+            failed: Gives the result of an item that no worker could do, and why.
+            batch_items: Of a batch, at most; as everywhere if not given.
+            share: Of all items that have no result yet, what has to be there before this ends. The rest is given by
+                later calls of the same kind; without items a call waits for all of it.
 
         Raises:
             ExecutionError: No worker can be opened, or one sees something else than the others.
         """
-        waiting = deque(self._parts(len(items)))
-        at_work: dict[str, tuple[Part, float]] = {}
-        while waiting or at_work:
-            while waiting and self._free:
-                worker, part = self._free.pop(0), waiting.popleft()
-                self.pool.send(worker, Batch(kind=kind, items=tuple(items[place] for place in part.places)))
-                at_work[worker] = part, time.monotonic()
+        assert kind == self._kind or not self._num_out(), "what is still out is of one kind"
+        self._kind = kind
+        self._waiting.extend(self._parts(items, batch_items or self.batch_items))
+        missing = self._num_out()
+        needed = math.ceil(share * missing) if items else missing
+        while needed > 0:
+            self._give_out()
             for event in self.pool.poll(LOOK):
-                if isinstance(event, Ready):
-                    self._welcome(event)
-                    continue
-                given = at_work.pop(event.worker, None)
-                if isinstance(event, Lost):
-                    self._mourn(event)
-                    answer = Answer(failure="other", reason=event.reason)
-                else:
-                    answer = event.answer
-                    self._free.append(event.worker)
-                if given is None:
-                    continue
-                part, begun = given
-                if answer.failure is None:
-                    self._seconds_per_item.append((time.monotonic() - begun) / len(part.places))
-                    yield from zip(part.places, answer.results, strict=True)
-                    continue
-                again, given_up = self._after_failure(part)
-                waiting.extendleft(reversed(again))
-                for place in given_up:
-                    yield place, failed(place, answer.reason)
-            self._end_late(at_work)
+                for each in self._taken(event, failed):
+                    needed -= 1
+                    yield each
+            self._end_late()
+        self._give_out()
+
+    def _give_out(self) -> None:
+        while self._waiting and self._free:
+            worker, part = self._free.pop(0), self._waiting.popleft()
+            self.pool.send(worker, Batch(kind=self._kind, items=part.items))
+            self._at_work[worker] = part, time.monotonic()
+
+    def _taken(self, event: Event, failed: Callable[[str, str], str]) -> Iterator[tuple[str, str]]:
+        """Give the results that an event brings."""
+        if isinstance(event, Ready):
+            self._welcome(event)
+            return
+        given = self._at_work.pop(event.worker, None)
+        if isinstance(event, Lost):
+            self._mourn(event)
+            answer = Answer(failure="other", reason=event.reason)
+        else:
+            answer = event.answer
+            self._free.append(event.worker)
+        if given is None:
+            return
+        part, begun = given
+        if answer.failure is None:
+            self._known().append((time.monotonic() - begun) / len(part.items))
+            yield from zip(part.items, answer.results, strict=True)
+            return
+        again, given_up = self._after_failure(part)
+        self._waiting.extendleft(reversed(again))
+        for item in given_up:
+            yield item, failed(item, answer.reason)
 
     def close(self) -> None:
         self.pool.close()
 
-    def _parts(self, count: int) -> list[Part]:
+    def _num_out(self) -> int:
+        """Count the items that have no result yet."""
+        return sum(len(part.items) for part in (*self._waiting, *(part for part, _ in self._at_work.values())))
+
+    def _parts(self, items: Sequence[str], batch_items: int) -> list[Part]:
         """Cut items into batches, no larger than leaves every free worker one."""
-        share = -(-count // max(1, len(self._free)))
-        size = max(1, min(self.batch_items, share))
-        return [Part(tuple(range(start, min(start + size, count)))) for start in range(0, count, size)]
+        share = -(-len(items) // max(1, len(self._free)))
+        size = max(1, min(batch_items, share))
+        return [Part(tuple(items[start : start + size])) for start in range(0, len(items), size)]
 
     def _welcome(self, event: Ready) -> None:
         if self.expected is None:
@@ -142,21 +174,21 @@ class Supervisor:
                 f"{event.reason}; what was measured is kept, go on with `secateur resume` once that is mended"
             )
 
-    def _after_failure(self, part: Part) -> tuple[list[Part], tuple[int, ...]]:
-        """Say what is tried again, and which places are given up."""
-        if len(part.places) > 1:
+    def _after_failure(self, part: Part) -> tuple[list[Part], tuple[str, ...]]:
+        """Say what is tried again, and which items are given up."""
+        if len(part.items) > 1:
             self.faults.split += 1
-            half = len(part.places) // 2
-            return [Part(part.places[:half]), Part(part.places[half:])], ()
+            half = len(part.items) // 2
+            return [Part(part.items[:half]), Part(part.items[half:])], ()
         if part.tries + 1 < MOST_TRIES:
-            return [Part(part.places, part.tries + 1)], ()
+            return [Part(part.items, part.tries + 1)], ()
         self.faults.given_up += 1
-        return [], part.places
+        return [], part.items
 
-    def _end_late(self, at_work: dict[str, tuple[Part, float]]) -> None:
+    def _end_late(self) -> None:
         now = time.monotonic()
-        for worker, (part, begun) in at_work.items():
-            limit = self._limit(len(part.places))
+        for worker, (part, begun) in self._at_work.items():
+            limit = self._limit(len(part.items))
             if now - begun > limit and not part.stopped:
                 part.stopped = True
                 self.faults.hung += 1
@@ -165,6 +197,10 @@ class Supervisor:
     def _limit(self, count: int) -> float:
         if self.batch_seconds is not None:
             return self.batch_seconds
-        if not self._seconds_per_item:
+        if not self._known():
             return FIRST_LIMIT
-        return max(LEAST_LIMIT, TIMES_USUAL * count * statistics.median(self._seconds_per_item))
+        return max(LEAST_LIMIT, TIMES_USUAL * count * statistics.median(self._known()))
+
+    def _known(self) -> deque[float]:
+        """Give the seconds per item that batches of this kind have taken."""
+        return self._seconds_per_item.setdefault(self._kind, deque(maxlen=64))

@@ -1,7 +1,6 @@
 """What calibration knows of every module, gathered layer by layer; every architecture is served from it afterwards."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, overload
 
@@ -12,11 +11,19 @@ from torch import Tensor, nn
 
 from secateur.data import Role, TokenSet
 from secateur.model.loading import DenseModel
-from secateur.model.mixture import ExpertLayout, every_expert
+from secateur.model.mixture import every_expert
 from secateur.model.shape import BlockKind, DenseShape, decoder_layers, group_tensors, module_of, projection_out
 from secateur.model.walk import DecoderWalk
+from secateur.pruning.calibration_sums import (
+    CalibrationSums,
+    add_batch,
+    differentiable,
+    inputs_and_outputs,
+    parts_of,
+    through_layer,
+)
 from secateur.pruning.importance import fisher_scores, taylor_scores, taylor_vector_scores
-from secateur.pruning.mixture_statistics import MixtureStatistics, add_to_gram, zero_gram
+from secateur.pruning.mixture_statistics import MixtureStatistics
 from secateur.runs.shelf import Shelf
 from secateur.schema import derive_seed
 
@@ -85,38 +92,6 @@ class GatheredStatistics(Sequence[Statistics]):
         return ModuleStatistics(**own) if layout is None else MixtureStatistics(layout, **own)
 
 
-@dataclass(frozen=True)
-class CalibrationSums:
-    """Running sums over the calibration set for the two modules of one layer, all in float32.
-
-    Attributes:
-        grams: Per module, sum of x x^T; of a mixture, per expert.
-        means: Per module, sum of x.
-        moments: Per module, sum of g g^T.
-        gradients: Per projection of each module in turn, gradient of the summed next-token loss.
-        squares: Per projection, sum over windows of the square of that window's gradient; empty unless asked for.
-    """
-
-    grams: list[Tensor]
-    means: list[Tensor]
-    moments: list[Tensor]
-    gradients: list[Tensor]
-    squares: list[Tensor]
-
-    @classmethod
-    def zeros(
-        cls, outputs: list[nn.Linear], layouts: list[ExpertLayout | None], weights: list[Tensor], *, fisher: bool
-    ) -> "CalibrationSums":
-        grams = (zero_gram(p.in_features, layout, p.weight.device) for p, layout in zip(outputs, layouts, strict=True))
-        return cls(
-            grams=list(grams),
-            means=[torch.zeros(p.in_features, device=p.weight.device) for p in outputs],
-            moments=[torch.zeros(p.out_features, p.out_features, device=p.weight.device) for p in outputs],
-            gradients=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights],
-            squares=[torch.zeros_like(weight, dtype=torch.float32) for weight in weights] if fisher else [],
-        )
-
-
 def calibrate(
     dense: DenseModel,
     calibration: TokenSet,
@@ -148,35 +123,113 @@ def calibrate(
     """
     shelf = shelf or Shelf()
     tokens = calibration.expect(Role.CALIBRATION).tokens
-    batches = tokens.split(max(1, batch_tokens // tokens.shape[1]))
-    walk = DecoderWalk(dense.model, dense.family, release=dense.release)
-    layers = decoder_layers(dense.model, dense.family)
-    first = _next_backwards(shelf, len(layers))
-    if first >= 0 and _gradients(first + 1) not in shelf:
-        _walk_forwards(walk, batches, shelf, advance)
-        shelf.put(
-            _gradients(len(layers)), _gradients_of_losses(walk, batches, _listed(shelf, _state(len(layers))), seed)
-        )
-        shelf.drop(_state(len(layers)))
-    for layer in range(first, -1, -1):
-        _layer_backwards(dense, walk, layer, tokens.numel(), shelf, fisher=fisher)
+    there_and_back = _ThereAndBack(dense, _batches(calibration, batch_tokens), 0, seed, shelf, advance, fisher)
+    there_and_back.run(_statistics, lambda layer, sums: _tensors_of(_statistics_of(dense, layer, sums, tokens.numel())))
+    return _gathered(dense, shelf)
+
+
+def num_parts(calibration: TokenSet, batch_tokens: int) -> int:
+    """Count the parts of a calibration set that can be gone through independently of each other."""
+    return len(parts_of(len(_batches(calibration, batch_tokens))))
+
+
+def calibrate_part(
+    dense: DenseModel,
+    calibration: TokenSet,
+    batch_tokens: int,
+    seed: int,
+    part: int,
+    shelf: Shelf,
+    fisher: bool = False,
+) -> None:
+    """Leave the sums of every layer over a part of the set on a shelf, for `statistics_of_parts`.
+
+    Args:
+        part: By number; the other arguments as of `calibrate`.
+    """
+    batches = _batches(calibration, batch_tokens)
+    places = parts_of(len(batches))[part]
+    first_window = sum(len(batch) for batch in batches[: places.start])
+    own = batches[places.start : places.stop]
+    there_and_back = _ThereAndBack(dense, own, first_window, seed, shelf, lambda: None, fisher)
+    there_and_back.run(_sums, lambda _, sums: sums.tensors())
+
+
+def statistics_of_parts(
+    dense: DenseModel, calibration: TokenSet, parts: Sequence[Shelf], shelf: Shelf
+) -> GatheredStatistics:
+    """Give what `calibrate` gives, bit by bit, from what the parts of the set have left on their shelves."""
+    for layer in range(dense.shape.num_layers):
+        if _statistics(layer) in shelf:
+            continue
+        device = _device(decoder_layers(dense.model, dense.family)[layer])
+        found = ({name: t.to(device) for name, t in part.take(_sums(layer)).items()} for part in parts)
+        sums = CalibrationSums.of(next(found))
+        for more in found:
+            sums.add(CalibrationSums.of(more))
+        shelf.put(_statistics(layer), _tensors_of(_statistics_of(dense, layer, sums, calibration.tokens.numel())))
         dense.release(layer)
-        shelf.drop(_state(layer))
-        shelf.drop(_gradients(layer + 1))
-        advance()
+    return _gathered(dense, shelf)
+
+
+def _batches(calibration: TokenSet, batch_tokens: int) -> Sequence[Tensor]:
+    tokens = calibration.expect(Role.CALIBRATION).tokens
+    return tokens.split(max(1, batch_tokens // tokens.shape[1]))
+
+
+def _gathered(dense: DenseModel, shelf: Shelf) -> GatheredStatistics:
+    layers = decoder_layers(dense.model, dense.family)
     return GatheredStatistics(shelf, lambda layer: _device(layers[layer]), dense.shape)
+
+
+@dataclass(frozen=True)
+class _ThereAndBack:
+    """A way through the model and back with some of the set's batches.
+
+    Attributes:
+        first_window: Number of the first window in the whole set: labels are sampled by it.
+    """
+
+    dense: DenseModel
+    batches: Sequence[Tensor]
+    first_window: int
+    seed: int
+    shelf: Shelf
+    advance: Callable[[], None]
+    fisher: bool
+
+    def run(self, kept: Callable[[int], str], finish: Callable[[int, CalibrationSums], Mapping[str, Tensor]]) -> None:
+        """Leave of every layer what `finish` makes of its sums, under the name that `kept` gives."""
+        dense, shelf = self.dense, self.shelf
+        walk = DecoderWalk(dense.model, dense.family, release=dense.release)
+        last = dense.shape.num_layers
+        first = _next_backwards(shelf, last, kept)
+        if first >= 0 and _gradients(first + 1) not in shelf:
+            _walk_forwards(walk, self.batches, shelf, self.advance)
+            states = _listed(shelf, _state(last))
+            shelf.put(_gradients(last), _gradients_of_losses(walk, self.batches, states, self.seed, self.first_window))
+            shelf.drop(_state(last))
+        for layer in range(first, -1, -1):
+            sums, before = _layer_backwards(dense, walk, layer, shelf, fisher=self.fisher)
+            if layer:
+                shelf.put(_gradients(layer), before)
+            shelf.put(kept(layer), finish(layer, sums))
+            dense.release(layer)
+            shelf.drop(_state(layer))
+            shelf.drop(_gradients(layer + 1))
+            self.advance()
 
 
 def steps_done(shelf: Shelf, num_layers: int) -> int:
     """Count the layers, forwards and backwards, that an interrupted calibration has left on its shelf."""
-    first = _next_backwards(shelf, num_layers)
+    first = _next_backwards(shelf, num_layers, _statistics)
     if first < 0 or _gradients(first + 1) in shelf:
         return 2 * num_layers - 1 - first
     return max((layer for layer in range(num_layers + 1) if _state(layer) in shelf), default=0)
 
 
-def _next_backwards(shelf: Shelf, num_layers: int) -> int:
-    return next((layer - 1 for layer in range(num_layers) if _statistics(layer) in shelf), num_layers - 1)
+def _next_backwards(shelf: Shelf, num_layers: int, kept: Callable[[int], str]) -> int:
+    return next((layer - 1 for layer in range(num_layers) if kept(layer) in shelf), num_layers - 1)
 
 
 @torch.no_grad()
@@ -194,11 +247,10 @@ def _walk_forwards(walk: DecoderWalk, batches: Sequence[Tensor], shelf: Shelf, a
 
 
 def _gradients_of_losses(
-    walk: DecoderWalk, batches: Sequence[Tensor], states: list[Tensor], seed: int
+    walk: DecoderWalk, batches: Sequence[Tensor], states: list[Tensor], seed: int, first_window: int
 ) -> dict[str, Tensor]:
     """Give the gradients of both summed losses with respect to the states behind the last layer."""
     sampled, own = [], []
-    first_window = 0
     for batch, state in zip(batches, states, strict=True):
         step = max(1, ROWS // batch.shape[1])
         parts: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -218,75 +270,45 @@ def _gradients_of_losses(
 
 
 def _layer_backwards(
-    dense: DenseModel, walk: DecoderWalk, layer: int, num_tokens: int, shelf: Shelf, *, fisher: bool
-) -> None:
-    """Put the layer's statistics on the shelf, and the gradients with respect to the state before it."""
-    groups = [group_tensors(walk.layers[layer], dense.family, kind) for kind in BlockKind]
+    dense: DenseModel, walk: DecoderWalk, layer: int, shelf: Shelf, *, fisher: bool
+) -> tuple[CalibrationSums, dict[str, Tensor]]:
+    """Give the sums of a layer, and the gradients with respect to the state before it."""
+    groups = _groups(dense, layer)
     outputs = [projection_out(tensors) for tensors in groups]
     weights: list[Tensor] = [projection.weight for tensors in groups for projection, _ in tensors.values()]
     layouts = [dense.shape.layout(kind) for kind in BlockKind]
-    sums = CalibrationSums.zeros(outputs, layouts, weights, fisher=fisher)
     device = weights[0].device
-    gradients = shelf.take(_gradients(layer + 1))
+    gradients, states = shelf.take(_gradients(layer + 1)), _listed(shelf, _state(layer))
     before: dict[str, Tensor] = {}
-    with every_expert(walk.layers[layer]), _inputs_and_outputs(outputs) as seen, _differentiable(weights):
-        for index, state in enumerate(_listed(shelf, _state(layer))):
-            sampled, own = (gradients[f"{name}.{index}"].to(device) for name in ("sampled", "own"))
-            below = _add_batch(walk, layer, state.to(device), sampled, own, seen, weights, layouts, sums)
-            before |= {f"sampled.{index}": below[0], f"own.{index}": below[1]}
-            seen.clear()
-    statistics: dict[str, Tensor] = {}
-    for index, (kind, found) in enumerate(zip(BlockKind, _statistics_of(dense, groups, sums, num_tokens), strict=True)):
-        assert module_of(index)[1] is kind, "statistics are in the order of the modules"
-        values = {field.name: getattr(found, field.name) for field in fields(found)}
-        statistics |= {f"{kind}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
-    if layer:
-        shelf.put(_gradients(layer), before)
-    shelf.put(_statistics(layer), statistics)
+    whole: CalibrationSums | None = None
+    with every_expert(walk.layers[layer]), inputs_and_outputs(outputs) as seen, differentiable(weights):
+        for part in parts_of(len(states)):
+            sums = CalibrationSums.zeros(outputs, layouts, weights, fisher=fisher)
+            for index in part:
+                sampled, own = (gradients[f"{name}.{index}"].to(device) for name in ("sampled", "own"))
+                below = add_batch(walk, layer, states[index].to(device), sampled, own, seen, weights, layouts, sums)
+                before |= {f"sampled.{index}": below[0], f"own.{index}": below[1]}
+                seen.clear()
+            if whole is None:
+                whole = sums
+            else:
+                whole.add(sums)
+    assert whole is not None, "a set has windows"
+    return whole, before
 
 
-def _add_batch(
-    walk: DecoderWalk,
-    layer: int,
-    state: Float[Tensor, "windows length state"],
-    sampled: Float[Tensor, "windows length state"],
-    own: Float[Tensor, "windows length state"],
-    seen: dict[int, tuple[Tensor, Tensor]],
-    weights: list[Tensor],
-    layouts: list[ExpertLayout | None],
-    sums: CalibrationSums,
-) -> tuple[Tensor, Tensor]:
-    """Send a batch through a layer and both gradients back, to the state before it; the sums gain what is found.
-
-    `seen` is filled on the way with (input, output) per module.
-    """
-    state = state.detach().requires_grad_(True)
-    after = through_layer(walk, layer, state)
-    outputs = [seen[module][1] for module in range(len(sums.grams))]
-    *found, sampled_before = torch.autograd.grad(after, [*outputs, state], sampled, retain_graph=True)
-    for index, gradient in enumerate(found):
-        rows, columns = gradient.flatten(0, -2).float(), seen[index][0].detach().flatten(0, -2).float()
-        sums.moments[index].add_(rows.T @ rows)
-        add_to_gram(sums.grams[index], columns, layouts[index])
-        sums.means[index].add_(columns.sum(0))
-    *found, own_before = torch.autograd.grad(after, [*weights, state], own)
-    for index, gradient in enumerate(found):
-        sums.gradients[index].add_(gradient)
-    for window in range(len(state)) if sums.squares else ():
-        alone = slice(window, window + 1)
-        after = through_layer(walk, layer, state[alone].detach())
-        for index, gradient in enumerate(torch.autograd.grad(after, weights, own[alone])):
-            sums.squares[index].add_(gradient.float().square())
-    return sampled_before, own_before
+def _groups(dense: DenseModel, layer: int) -> list[dict[str, tuple[nn.Linear, int]]]:
+    """Give what the groups of a layer's modules are cut from, in the order of the modules."""
+    return [group_tensors(decoder_layers(dense.model, dense.family)[layer], dense.family, kind) for kind in BlockKind]
 
 
 def _statistics_of(
-    dense: DenseModel, groups: list[dict[str, tuple[nn.Linear, int]]], sums: CalibrationSums, num_tokens: int
-) -> Iterator[Statistics]:
+    dense: DenseModel, layer: int, sums: CalibrationSums, num_tokens: int
+) -> Iterator[tuple[BlockKind, Statistics]]:
     """Give the statistics of a layer's modules, from the sums over the whole set."""
     gradients, squares = iter(sums.gradients), iter(sums.squares)
-    for index, tensors in enumerate(groups):
-        kind = module_of(index)[1]
+    for index, (kind, tensors) in enumerate(zip(BlockKind, _groups(dense, layer), strict=True)):
+        assert module_of(index)[1] is kind, "statistics are in the order of the modules"
         layout = dense.shape.layout(kind)
         # The channels of every expert are ordered each by themselves.
         by_channel = layout is not None and not layout.whole
@@ -301,14 +323,16 @@ def _statistics_of(
             "taylor_vector": taylor_vector_scores(with_gradients, num_groups),
             "fisher": fisher_scores(with_squares, num_groups) if sums.squares else None,
         }
-        yield ModuleStatistics(**gathered) if layout is None else MixtureStatistics(layout, **gathered)
+        yield kind, ModuleStatistics(**gathered) if layout is None else MixtureStatistics(layout, **gathered)
 
 
-def through_layer(walk: DecoderWalk, layer: int, state: Tensor) -> Tensor:
-    """Give the state behind a layer from the one before it."""
-    for kind in BlockKind:
-        state = walk.block(layer, kind, state)
-    return state
+def _tensors_of(statistics: Iterator[tuple[BlockKind, Statistics]]) -> dict[str, Tensor]:
+    """Give the statistics of a layer as they are put aside."""
+    found: dict[str, Tensor] = {}
+    for kind, own in statistics:
+        values = {field.name: getattr(own, field.name) for field in fields(own)}
+        found |= {f"{kind}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+    return found
 
 
 def _device(layer: nn.Module) -> torch.device:
@@ -329,6 +353,11 @@ def _statistics(layer: int) -> str:
     return f"statistics-{layer:03}"
 
 
+def _sums(layer: int) -> str:
+    """Name what a part of the set leaves of a layer."""
+    return f"sums-{layer:03}"
+
+
 def _numbered(tensors: list[Tensor], name: str = "batch") -> dict[str, Tensor]:
     return {f"{name}.{index}": tensor for index, tensor in enumerate(tensors)}
 
@@ -336,38 +365,6 @@ def _numbered(tensors: list[Tensor], name: str = "batch") -> dict[str, Tensor]:
 def _listed(shelf: Shelf, name: str) -> list[Tensor]:
     tensors = shelf.take(name)
     return [tensors[f"batch.{index}"] for index in range(len(tensors))]
-
-
-@contextmanager
-def _inputs_and_outputs(projections: list[nn.Linear]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-    """Record what goes into and comes out of each projection in the latest forward pass."""
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def record(index: int) -> Callable[..., None]:
-        def hook(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[index] = (inputs[0], output)
-
-        return hook
-
-    handles = [projection.register_forward_hook(record(index)) for index, projection in enumerate(projections)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _differentiable(weights: list[Tensor]) -> Iterator[None]:
-    """Let gradients reach the weights, and leave them as they were."""
-    before = [weight.requires_grad for weight in weights]
-    try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield
-    finally:
-        for weight, required in zip(weights, before, strict=True):
-            weight.requires_grad_(required)
 
 
 def sample_labels(

@@ -14,7 +14,8 @@ from secateur.model.loading import DenseModel
 from secateur.model.shape import BlockKind, block_names, module_of
 from secateur.model.walk import DecoderWalk
 from secateur.pruning.bank import ModuleBank, WeightBank, expand_groups, output_projection
-from secateur.pruning.calibration import ROWS, sample_labels, through_layer
+from secateur.pruning.calibration import ROWS, sample_labels
+from secateur.pruning.calibration_sums import through_layer
 from secateur.runs.shelf import Shelf
 from secateur.space.architecture import Architecture
 

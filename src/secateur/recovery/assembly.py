@@ -14,6 +14,7 @@ from secateur.recovery.distillation import Distillation
 from secateur.recovery.lora import LowRank
 from secateur.recovery.objective import CrossEntropy, Objective, mean_loss
 from secateur.recovery.quantized_lora import QuantizedLowRank
+from secateur.recovery.ranks import ALONE, Leading, Ranks
 from secateur.recovery.robust.build import Robust, refuse_unfit
 from secateur.recovery.teacher import AskedTeacher, Teacher, cache_bytes, cached_teacher
 from secateur.recovery.text import RecoverySet
@@ -52,6 +53,7 @@ class Recovery:
     Attributes:
         folder: For what outlives the process; in memory if not given.
         batch_tokens: Tokens per forward pass.
+        ranks: The processes that train together, where this one leads them.
     """
 
     recipe: Recipe
@@ -60,6 +62,7 @@ class Recovery:
     batch_tokens: int
     teacher: DenseTeacher | None = None
     folder: Path | None = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         """Decide what the recipe leaves open, and refuse what cannot work.
@@ -139,7 +142,9 @@ class Recovery:
             # Kept probabilities are used once per epoch; asking in advance is one epoch's asking.
             recipe.teacher == "auto" and recipe.epochs > 1 and needed <= recipe.teacher_bytes
         )
-        if recipe.hidden_share or not cached or self.folder is None:
+        # Helpers of a training have no folder, and ask.
+        alone = self.ranks.count == 1
+        if recipe.hidden_share or not cached or self.folder is None or not alone:
             return AskedTeacher(teacher.model, recipe.top_k, hidden=recipe.hidden_share > 0)
         path = self.folder / "teacher"
         return cached_teacher(
@@ -155,7 +160,8 @@ class Recovery:
         """Begin a training, or take up what a shelf holds."""
         weighting = self.weighting()
         judge = self.judge(trainee, weighting)
-        return Training(trainee, self.texts.recovery, objective, weighting, judge, plan, shelf)
+        passes = Leading(self.ranks, plan.micro_windows) if self.ranks.count > 1 else None
+        return Training(trainee, self.texts.recovery, objective, weighting, judge, plan, shelf, passes)
 
     @cached_property
     def _robust(self) -> Robust | None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from secateur.errors import RunFolderError
 from secateur.recovery.judging import RevisingJudge
-from secateur.recovery.objective import Objective, WindowLosses
+from secateur.recovery.objective import Objective
+from secateur.recovery.passes import Alone, Passes
 from secateur.recovery.schedule import rate_factor
 from secateur.recovery.text import Batch, RecoverySet
 from secateur.recovery.trainee import Trainee, set_values, values_of
@@ -148,18 +149,21 @@ class Training:
         judge: Callable[[], float],
         plan: Plan,
         shelf: Shelf | None = None,
+        passes: Passes | None = None,
     ) -> None:
         """Begin, or take up what the shelf holds.
 
         Args:
             judge: Gives the selection loss of the trainee as it stands, nats per token; may be a `RevisingJudge`.
             shelf: In memory if not given.
+            passes: This process alone if not given.
 
         Raises:
             RunFolderError: The shelf holds a training with another plan, or on other text.
         """
         self._trainee, self._set, self._objective, self._weighting = trainee, recovery_set, objective, weighting
         self._judge, self._plan, self._shelf = judge, plan, shelf or Shelf()
+        self._passes = passes or Alone(plan.micro_windows)
         self._parameters = dict(trainee.parameters)
         self._optimizer = torch.optim.AdamW(
             list(self._parameters.values()), lr=plan.learning_rate, betas=(0.9, 0.999), weight_decay=plan.weight_decay
@@ -233,17 +237,14 @@ class Training:
         rate *= rate_factor(plan.schedule, step, plan.steps, plan.warmup_ratio)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
-        parts = []
-        # Dropout is drawn for the step, so that it is the same wherever the training goes on from.
-        with torch.random.fork_rng(devices=_devices(model.device)):
-            torch.manual_seed(derive_seed(plan.seed, "recovery step", step))
-            for part in batch.split(plan.micro_windows):
-                losses = self._objective.losses(model, part)
-                weights = self._weighting.weights(part, losses) * part.num_counted.to(losses.lowered.device)
-                (weights * losses.lowered).sum().div(float(batch.num_counted.sum())).backward()
-                parts.append(WindowLosses(losses.lowered.detach(), losses.cross_entropy))
-        whole = WindowLosses(torch.cat([p.lowered for p in parts]), torch.cat([p.cross_entropy for p in parts]))
+        whole = self._passes.run(
+            model,
+            self._objective,
+            self._parameters,
+            batch,
+            self._weighting.weights,
+            derive_seed(plan.seed, "recovery step", step),
+        )
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), plan.gradient_norm)
         loss = batch_mean(whole.cross_entropy, batch)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
@@ -334,7 +335,3 @@ def batch_mean(losses: Tensor, batch: Batch) -> float:
     """Average losses of windows over all that counts in them."""
     counts = batch.num_counted.double()
     return float((losses.double().cpu() * counts).sum() / counts.sum())
-
-
-def _devices(device: torch.device) -> list[int]:
-    return [device.index or 0] if device.type == "cuda" else []

@@ -78,15 +78,18 @@ def initial_candidates(task: SearchTask, count: int, known: Collection[Levels] =
     return [task.candidate(levels, origin) for levels, origin in list(new.items())[:count]]
 
 
-def neighbours_of_best(task: SearchTask, measured: Sequence[Levels], count: int, round_number: int) -> list[Candidate]:
+def neighbours_of_best(
+    task: SearchTask, measured: Sequence[Levels], count: int, round_number: int, out: Sequence[Levels] = ()
+) -> list[Candidate]:
     """Propose offspring of the best measured: what is left to do where no predictor can be trusted.
 
     Args:
         measured: Best first.
+        out: What is being measured.
     """
     rng = np.random.default_rng(derive_seed(task.seed, "offspring", round_number))
     found: dict[Levels, None] = {}
-    already = set(measured)
+    already = {*measured, *out}
     for attempt in range(50 * count):
         if len(found) == count:
             break

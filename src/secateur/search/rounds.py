@@ -18,7 +18,7 @@ from secateur.search.fit import CONFIDENCE, Fitted, Foretold, fit_record, foreto
 from secateur.search.propose import heuristics, initial_candidates, neighbours_of_best, predicted_candidates
 from secateur.search.sensitivity import Sensed, measure_sensitivities
 from secateur.search.shrink import shrink
-from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
+from secateur.search.task import Found, MeasureBatch, MeasuresOn, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.encoding import FeatureTable
 from secateur.space.search_space import Levels
@@ -116,17 +116,24 @@ class _Phase:
         rounds: list[RoundRecord] = []
         fitted: Fitted | None = None
         left = SmallerSpace.of(self.task.space)
+        out: dict[str, Levels] = {}
         for number in range(self.first_round, self.first_round + self.task.num_rounds):
-            if rounds and len(measured) >= self.count:
+            if rounds and len(measured) + len(out) >= self.count:
                 break
             to_come = self.first_round + self.task.num_rounds - number
-            step = _Round(self, measured, number, math.ceil((self.count - len(measured)) / to_come), left)
+            missing = self.count - len(measured) - len(out)
+            step = _Round(self, measured, list(out.values()), number, math.ceil(missing / to_come), left)
             fitted = step.fitted
             batch = step.propose()
             self.task.judged(step.quality)
             if step.promises_nothing:
                 batch = []
-            new = self.measure(batch) if batch else []
+            out |= {each.architecture.key: self.task.space.levels(each.architecture) for each in batch}
+            # Of the last round everything is waited for.
+            closing = step.promises_nothing or to_come == 1 or len(measured) + len(out) >= self.count
+            new = self._measured(batch, closing=closing)
+            for each in new:
+                out.pop(each.architecture.key, None)
             measured, left = measured + new, step.left
             rounds.append(step.record(new, measured))
             self.task.end_round(rounds[-1])
@@ -134,13 +141,27 @@ class _Phase:
                 break
         return measured, tuple(rounds), fitted
 
+    def _measured(self, batch: list[Candidate], *, closing: bool) -> list[Measurement]:
+        """Measure a round; where nobody waits for the last of it, what is there, and what came late of others."""
+        if self.task.wait_for == 1 or not isinstance(self.measure, MeasuresOn):
+            return self.measure(batch) if batch else []
+        new = self.measure.so_far(batch, self.task.wait_for)
+        return new + self.measure.so_far([], 1.0) if closing else new
+
 
 class _Round:
     """One fit of the predictor, and what follows from it."""
 
     def __init__(
-        self, phase: _Phase, measured: Sequence[Measurement], number: int, count: int, left: SmallerSpace
+        self,
+        phase: _Phase,
+        measured: Sequence[Measurement],
+        out: Sequence[Levels],
+        number: int,
+        count: int,
+        left: SmallerSpace,
     ) -> None:
+        self.out = out
         task = self.task = phase.task
         self.phase, self.number, self.count, self.before = phase, number, count, left
         space, pairs = task.space, fit_to_learn_from(measured)
@@ -162,9 +183,9 @@ class _Round:
 
     def propose(self) -> list[Candidate]:
         """Propose candidates: what promises most, or neighbours of the best where the predictor is not trusted."""
-        known = [*self._rows(self.levels), *self.failed]
+        known = [*self._rows(self.levels), *self.failed, *self.out]
         if not self.quality.trusted:
-            return neighbours_of_best(self.task, self._rows(self.levels), self.count, self.number)
+            return neighbours_of_best(self.task, self._rows(self.levels), self.count, self.number, self.out)
         acquire = ACQUISITIONS[self.task.acquisition]
         best = float(np.log(self.kl.min()))
         batch = predicted_candidates(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -21,8 +22,21 @@ from secateur.space.smaller_space import Removed
 # Origins of what is measured outside the budget or the space, to learn from.
 PROBES = ("single", "paper", "sensitivity", "alternative")
 
+# Gives measurements in the order of the candidates.
 MeasureBatch = Callable[[list[Candidate]], list[Measurement]]
 MeasureBest = Callable[[list[Candidate], int], list[Measurement]]
+
+
+@runtime_checkable
+class MeasuresOn(Protocol):
+    """A `MeasureBatch` that can go on measuring while the next candidates are proposed."""
+
+    def so_far(self, batch: Sequence[Candidate], share: float) -> list[Measurement]:
+        """Give what is there as soon as such a share of all that is out is, in any order and of earlier batches too.
+
+        Without candidates it waits for all that is still out.
+        """
+        ...
 
 
 class RoundRecord(Record):
@@ -58,14 +72,14 @@ class SearchTask:
 
     Attributes:
         errors: Per module, reconstruction error per width (`WeightBank.errors`).
-        measure: Measures candidates by slices of the bank and gives measurements in the same order.
+        measure: Measures candidates by slices of the bank.
         measure_best: Finds the best few of many by successive halving, and gives their measurements, best first; None
             where every candidate is measured on all tokens.
         measure_reconstructed: The same after sequential reconstruction, where the run has it.
         num_measurements: How many may be made in all, of both kinds.
         num_rounds, initial_share, reconstructed_share, predictor: Of the predictor's search (`search_rounds`); the
             configuration says what they are.
-        sensitivity_share, acquisition, least_improvement, shrinks, second_opinion: The same.
+        sensitivity_share, acquisition, least_improvement, shrinks, second_opinion, wait_for: The same.
         dense_parameters: Decoder parameters of the model that was given; those of the space's shape if not given.
         heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
         judged: Called with the quality of each predictor that was fitted, once the round's candidates are proposed.
@@ -93,6 +107,7 @@ class SearchTask:
     least_improvement: float = 0.0
     shrinks: bool = False
     second_opinion: bool = False
+    wait_for: float = 1.0
     dense_parameters: int | None = None
     heuristics: Mapping[str, Architecture] = field(default_factory=dict)
     objectives: Objectives = field(default_factory=Objectives)

@@ -9,7 +9,14 @@ from pydantic import Field
 from secateur.data import Role
 from secateur.errors import BudgetError, RunFolderError
 from secateur.pruning.bank import WeightBank, build_bank, load_bank
-from secateur.pruning.calibration import Statistics, calibrate, steps_done
+from secateur.pruning.calibration import (
+    Statistics,
+    calibrate,
+    calibrate_part,
+    num_parts,
+    statistics_of_parts,
+    steps_done,
+)
 from secateur.pruning.orders import NEEDS_FISHER
 from secateur.report.record import ReconstructionErrors
 from secateur.report.recorded import ERRORS
@@ -24,6 +31,7 @@ from secateur.space.architecture import Architecture
 from secateur.space.search_space import SearchSpace
 from secateur.space_inputs import width_multiple
 from secateur.stages.run import Run
+from secateur.stages.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,9 @@ def errors_of(bank: WeightBank) -> ReconstructionErrors:
 
 def gather_statistics(run: Run, clock: StageClock) -> Sequence[Statistics]:
     """Run the calibration, or what an interruption has left of it; layers that are done are on disk."""
-    dense, shelf = run.inputs.dense, Shelf(run.folder.calibration)
+    dense, shelf, parts = run.inputs.dense, Shelf(run.folder.calibration), calibration_parts(run)
+    if run.workers is not None and parts > 1:
+        return _gather_by_workers(run, run.workers, parts, shelf, clock)
     clock.done = steps_done(shelf, dense.shape.num_layers)
     return calibrate(
         dense,
@@ -97,6 +107,41 @@ def gather_statistics(run: Run, clock: StageClock) -> Sequence[Statistics]:
         fisher=run.config.pruning.importance in NEEDS_FISHER,
         shelf=shelf,
     )
+
+
+def calibration_parts(run: Run) -> int:
+    """Count the parts of the calibration set that workers can share."""
+    return num_parts(run.inputs.sets[Role.CALIBRATION], run.config.evaluation.batch_tokens)
+
+
+def gather_part(run: Run, part: int) -> None:
+    """Leave the sums of a part of the calibration set in the run folder."""
+    calibrate_part(
+        run.inputs.dense,
+        run.inputs.sets[Role.CALIBRATION],
+        run.config.evaluation.batch_tokens,
+        derive_seed(run.config.seed, "calibrate"),
+        part,
+        part_shelf(run, part),
+        fisher=run.config.pruning.importance in NEEDS_FISHER,
+    )
+
+
+def part_shelf(run: Run, part: int) -> Shelf:
+    return Shelf(run.folder.calibration / f"part-{part}")
+
+
+def _gather_by_workers(run: Run, workers: Workers, parts: int, shelf: Shelf, clock: StageClock) -> Sequence[Statistics]:
+    """Have workers go through the parts of the set, and add up what they leave.
+
+    A part that is there already is gone over by a worker in no time: it sees that nothing is missing.
+    """
+    steps = 2 * run.inputs.dense.shape.num_layers
+    for done, _ in enumerate(workers.calibrate(range(parts), run.folder, run.narrowed_to), start=1):
+        while clock.done < steps * done // parts:
+            clock.advance()
+    shelves = [part_shelf(run, part) for part in range(parts)]
+    return statistics_of_parts(run.inputs.dense, run.inputs.sets[Role.CALIBRATION], shelves, shelf)
 
 
 def allocate(run: Run, statistics: Sequence[Statistics]) -> Architecture | None:

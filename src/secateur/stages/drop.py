@@ -28,7 +28,7 @@ from secateur.search.verification import Prospect, Verification, next_to_verify,
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement, Protocol
 from secateur.space.search_space import SearchSpace
-from secateur.stages.measure import Measure, candidate_streams, measure_batch, selection_protocol, spread_out
+from secateur.stages.measure import BatchMeasurer, Measure, candidate_streams, selection_protocol, spread_out
 from secateur.stages.prune import cut_best, reconstructed, set_aside
 from secateur.stages.run import Run
 from secateur.stages.search import search_task
@@ -106,9 +106,7 @@ def smallest_stage(run: Run, space: SearchSpace, bank: WeightBank) -> Found:
         meter = DropMeter.of(run, Role.SELECTION)
         protocol, kind = drop_protocol(run)
         measure = spread_out(run, protocol, kind, lambda: drop_measure(run, bank, meter))
-        task: SearchTask = search_task(
-            run, space, bank, lambda batch: measure_batch(run, protocol, measure, batch, clock, lowest=False)
-        )
+        task: SearchTask = search_task(run, space, bank, BatchMeasurer(run, protocol, measure, clock, lowest=False))
         axis = SizeAxis.of(space, run.inputs.budget)
 
         def verify(prospect: Prospect, measurement: Measurement) -> Verification:

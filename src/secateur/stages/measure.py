@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from secateur.data import Role
 from secateur.evaluation.divergence import DenseReference, WindowScores
@@ -18,7 +20,8 @@ from secateur.search.methods import JI2023
 from secateur.search.objectives import loss_target
 from secateur.search.task import PROBES, MeasureBatch, MeasureBest
 from secateur.space.architecture import Architecture
-from secateur.space.candidate import Candidate, Measurement, Protocol
+from secateur.space.candidate import Candidate, Measurement
+from secateur.space.candidate import Protocol as MeasuringProtocol
 from secateur.stages.groups import References, group_losses, group_targets
 from secateur.stages.prune import reconstructed
 from secateur.stages.run import Run
@@ -28,6 +31,15 @@ from secateur.stages.workers import Kind, Of
 Measure = Callable[[Sequence[Architecture]], Iterator[Measurement]]
 
 
+@runtime_checkable
+class SpreadMeasure(Protocol):
+    """Gives measurements as they are made; of those of earlier calls too, where these did not wait for all."""
+
+    def __call__(self, architectures: Sequence[Architecture], share: float = 1.0) -> Iterator[Measurement]:
+        """Give measurements until so large a share of what is out is there; without architectures, until all is."""
+        ...
+
+
 def measurers(
     run: Run, bank: WeightBank, groups: References, clock: StageClock
 ) -> tuple[MeasureBatch, MeasureBatch | None]:
@@ -35,30 +47,35 @@ def measurers(
     of, protocol = of_text(groups), selection_protocol(run)
     sliced = spread_out(run, protocol, Kind(after="slices", of=of), lambda: slicing(run, bank, groups))
     if not run.reconstructs_candidates:
-        return lambda batch: measure_batch(run, protocol, sliced, batch, clock), None
+        return BatchMeasurer(run, protocol, sliced, clock), None
     of_models = selection_protocol(run, candidate_streams(run).num_tokens)
     kind = Kind(after="reconstruction", of=of)
     after = spread_out(run, of_models, kind, lambda: reconstructing(run, bank, groups))
-    return (
-        lambda batch: measure_batch(run, protocol, sliced, batch, clock),
-        lambda batch: measure_batch(run, of_models, after, batch, clock),
-    )
+    return BatchMeasurer(run, protocol, sliced, clock), BatchMeasurer(run, of_models, after, clock)
 
 
 def of_text(groups: References) -> Of:
     return "groups" if groups else "text"
 
 
-def spread_out(run: Run, protocol: Protocol, kind: Kind, here: Callable[[], Measure]) -> Measure:
+def spread_out(run: Run, protocol: MeasuringProtocol, kind: Kind, here: Callable[[], Measure]) -> SpreadMeasure:
     """Give what measures on the run's workers, or in this process where it has none.
 
     Args:
         kind: The same, as a worker is told it.
     """
     if run.workers is None:
-        return here()
-    workers, hidden_size = run.workers, run.inputs.dense.shape.hidden_size if run.inputs.narrowed else None
-    return lambda architectures: workers.measure(kind, protocol, run.folder, hidden_size, architectures)
+        measure_here = here()
+
+        def alone(architectures: Sequence[Architecture], share: float = 1.0) -> Iterator[Measurement]:
+            del share  # all of it is there when this ends
+            return measure_here(architectures)
+
+        return alone
+    workers = run.workers
+    return lambda architectures, share=1.0: workers.measure(
+        kind, protocol, run.folder, run.narrowed_to, architectures, share
+    )
 
 
 def halver(run: Run, bank: WeightBank, groups: References, clock: StageClock) -> MeasureBest:
@@ -75,14 +92,14 @@ def halver(run: Run, bank: WeightBank, groups: References, clock: StageClock) ->
             kind = Kind(after="slices", of=of, batches=(rung.batches.start, rung.batches.stop))
             measure_rung = spread_out(run, protocol, kind, lambda: here(rung.batches))
 
-            def measure_new(architectures: Sequence[Architecture]) -> Iterator[Measurement]:
-                for each in measure_rung(architectures):
+            def measure_new(architectures: Sequence[Architecture], share: float = 1.0) -> Iterator[Measurement]:
+                for each in measure_rung(architectures, share):
                     before = seen.get(each.architecture.key)
                     yield each if before is None else with_more(before, spent, each, new)
 
             # What a few tokens say is no "best so far".
             whole, some = rung.batches.stop == len(tokens), [batch[number] for number in there]
-            measured = measure_batch(run, protocol, measure_new, some, clock, lowest=whole)
+            measured = BatchMeasurer(run, protocol, measure_new, clock, lowest=whole)(some)
             seen.update({each.architecture.key: each for each in measured})
             return [math.nan if each.kl is None else each.kl for each in measured]
 
@@ -92,7 +109,7 @@ def halver(run: Run, bank: WeightBank, groups: References, clock: StageClock) ->
     return measure_best
 
 
-def rung_protocol(run: Run, batches: range) -> Protocol:
+def rung_protocol(run: Run, batches: range) -> MeasuringProtocol:
     """On some tokens it is another protocol: nothing that is chosen or fitted may mix both."""
     so_far = sum(batch.numel() for batch in run.selection_reference.batches[: batches.stop])
     return selection_protocol(run).model_copy(update={"num_tokens": so_far})
@@ -169,7 +186,7 @@ def _accuracy_of(run: Run, named: PaperTargets, bank: WeightBank, sharing: int) 
     return lambda architectures: [float(right.mean()) for right in stitched.scores(architectures)]
 
 
-def selection_protocol(run: Run, reconstructed_on: int = 0) -> Protocol:
+def selection_protocol(run: Run, reconstructed_on: int = 0) -> MeasuringProtocol:
     """What makes the measurements of this run comparable, and those of another configuration not.
 
     The seed is part of the bank: labels are sampled with it, and so is the random order.
@@ -177,7 +194,7 @@ def selection_protocol(run: Run, reconstructed_on: int = 0) -> Protocol:
     config, tokens = run.config, run.inputs.sets[Role.SELECTION]
     pruning = config.pruning
     groups = {name: sets[Role.SELECTION].fingerprint for name, sets in run.inputs.groups.items()}
-    return Protocol(
+    return MeasuringProtocol(
         model=run.inputs.fingerprints["model"],
         tokens=digest([tokens.fingerprint, groups]) if groups else tokens.fingerprint,
         num_tokens=tokens.num_tokens,
@@ -200,38 +217,52 @@ def selection_protocol(run: Run, reconstructed_on: int = 0) -> Protocol:
     )
 
 
-def measure_batch(
-    run: Run,
-    protocol: Protocol,
-    measure_missing: Measure,
-    batch: list[Candidate],
-    clock: StageClock,
-    *,
-    lowest: bool = True,
-) -> list[Measurement]:
-    """Measure what the database does not hold yet; every measurement is stored as soon as it is there.
+@dataclass
+class BatchMeasurer:
+    """Measures what the database does not hold yet; every measurement is stored as soon as it is there.
 
-    Args:
+    Attributes:
         lowest: The lowest KL is the best, and is said so.
     """
-    run.store.add_candidates([(c.architecture.key, c.round, c.model_dump_json()) for c in batch])
-    candidates = {candidate.architecture.key: candidate for candidate in batch}
-    stored = {key: run.store.measurement(key, protocol.key) for key in candidates}
-    measured = {key: Measurement.model_validate_json(record) for key, record in stored.items() if record is not None}
-    for key, measurement in measured.items():
-        _advance(clock, candidates[key], measurement, 0.0, lowest=lowest)
-    # Neighbours in this order share their first layers, which are then computed once.
-    missing = [candidate.architecture for key, candidate in candidates.items() if key not in measured]
-    for measurement in measure_missing(sorted(missing, key=lambda architecture: architecture.widths)):
-        key = measurement.architecture.key
-        run.store.add_measurement(key, protocol.key, measurement.model_dump_json())
-        measured[key] = measurement
-        _advance(clock, candidates[key], measurement, measurement.seconds, lowest=lowest)
-    return [measured[candidate.architecture.key] for candidate in batch]
 
+    run: Run
+    protocol: MeasuringProtocol
+    measure: SpreadMeasure
+    clock: StageClock
+    lowest: bool = True
+    _out: dict[str, Candidate] = field(default_factory=dict)
 
-def _advance(
-    clock: StageClock, candidate: Candidate, measurement: Measurement, seconds: float, *, lowest: bool
-) -> None:
-    # A probe outside the budget is no "best so far".
-    clock.advance(measurement.kl if lowest and candidate.origin not in PROBES else None, seconds)
+    def __call__(self, batch: list[Candidate]) -> list[Measurement]:
+        """Give the measurements of a batch, in its order."""
+        found = {each.architecture.key: each for each in self.so_far(batch, 1.0)}
+        return [found[candidate.architecture.key] for candidate in batch]
+
+    def so_far(self, batch: Sequence[Candidate], share: float) -> list[Measurement]:
+        """Give measurements of this batch and of earlier ones as soon as such a share of what is out is there.
+
+        Without candidates all that is out is waited for.
+        """
+        store, protocol = self.run.store, self.protocol.key
+        store.add_candidates([(c.architecture.key, c.round, c.model_dump_json()) for c in batch])
+        candidates = {candidate.architecture.key: candidate for candidate in batch}
+        stored = {key: store.measurement(key, protocol) for key in candidates}
+        known = {key: Measurement.model_validate_json(record) for key, record in stored.items() if record is not None}
+        for key, measurement in known.items():
+            self._advance(candidates[key], measurement, 0.0)
+        new = {key: candidate for key, candidate in candidates.items() if key not in known and key not in self._out}
+        self._out |= new
+        # Neighbours in this order share their first layers, which are then computed once.
+        missing = sorted((each.architecture for each in new.values()), key=lambda architecture: architecture.widths)
+        measured = list(known.values())
+        if missing or (self._out and not batch):
+            for measurement in self.measure(missing, share):
+                key = measurement.architecture.key
+                store.add_measurement(key, protocol, measurement.model_dump_json())
+                measured.append(measurement)
+                self._advance(self._out.pop(key), measurement, measurement.seconds)
+        return measured
+
+    def _advance(self, candidate: Candidate, measurement: Measurement, seconds: float) -> None:
+        # A probe outside the budget is no "best so far".
+        lowest = self.lowest and candidate.origin not in PROBES
+        self.clock.advance(measurement.kl if lowest else None, seconds)

@@ -37,6 +37,11 @@ class Run:
     workers: Workers | None = None
 
     @property
+    def narrowed_to(self) -> int | None:
+        """The hidden size that the run goes on with; None where it is the dense model's."""
+        return self.inputs.dense.shape.hidden_size if self.inputs.narrowed else None
+
+    @property
     def batch_windows(self) -> int:
         """Windows per forward pass."""
         return max(1, self.config.evaluation.batch_tokens // self.config.data.sequence_length)

@@ -66,6 +66,7 @@ def search_task(run: Run, space: SearchSpace, bank: WeightBank, measure: Measure
         least_improvement=search.least_improvement,
         shrinks=search.shrink,
         second_opinion=search.second_opinion,
+        wait_for=search.wait_for,
         dense_parameters=run.inputs.original.shape.decoder_parameters,
         seed=run.config.seed,
         end_round=lambda record: run.store.end_stage(f"round {record.round}", 0.0, record.model_dump(mode="json")),

@@ -1,11 +1,11 @@
 """What a worker of a run does: it loads what the driver has loaded, maps the bank, and measures what it is asked.
 
-It writes nothing: the driver alone does.
+It goes through parts of the calibration set too. The driver alone writes the database.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from secateur.config import RunConfig, build_config, read_yaml
@@ -17,12 +17,13 @@ from secateur.runs.folder import RunFolder
 from secateur.runs.progress import silent
 from secateur.runs.store import RunStore
 from secateur.space.architecture import Architecture
+from secateur.stages.calibrate import gather_part
 from secateur.stages.drop import DropMeter, drop_measure
 from secateur.stages.groups import References, group_references
 from secateur.stages.hidden import channel_order, narrowed_run
 from secateur.stages.measure import Measure, reconstructing, selection_protocol, slicing, some_slicing
 from secateur.stages.run import Run
-from secateur.stages.workers import Kind, Of
+from secateur.stages.workers import CALIBRATE, Kind, Of
 
 IN_MEMORY = Path(":memory:")
 
@@ -44,10 +45,13 @@ def open_run(told: str) -> tuple[str, Work]:
     run = Run(config, load_inputs(config, scratch=folder.scratch), folder, RunStore(IN_MEMORY), silent)
     if asked["hidden_size"] is not None:
         run = narrowed_run(run, channel_order(run), asked["hidden_size"])
-    bank = load_bank(run.inputs.dense, folder.bank)
-    measures = Measures(run, bank)
+    measures = Measures(run)
 
     def work(kind: str, items: Sequence[str]) -> list[str]:
+        if kind == CALIBRATE:
+            for part in items:
+                gather_part(run, int(part))
+            return list(items)
         architectures = [Architecture.model_validate_json(item) for item in items]
         measured = measures.of(Kind.model_validate_json(kind))(architectures)
         texts = {each.architecture.key: each.model_dump_json() for each in measured}
@@ -59,9 +63,14 @@ def open_run(told: str) -> tuple[str, Work]:
 class Measures:
     """What measures in every way that a driver may ask for, made when it is first asked for."""
 
-    def __init__(self, run: Run, bank: WeightBank) -> None:
-        self._run, self._bank = run, bank
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._made: dict[tuple[str, str], Measure] = {}
+
+    @cached_property
+    def _bank(self) -> WeightBank:
+        """What the driver has built when candidates are to be measured; mapped, so that workers of a node share it."""
+        return load_bank(self._run.inputs.dense, self._run.folder.bank)
 
     def of(self, kind: Kind) -> Measure:
         if kind.batches is not None:

@@ -35,6 +35,8 @@ class Kind(Record):
     batches: tuple[int, int] | None = None
 
 
+# What a worker is told where it is to go through parts of the calibration set, by number.
+CALIBRATE = "calibrate"
 # Makes the pool that an opening is for.
 StartPool = Callable[[Opening], Pool]
 
@@ -58,31 +60,53 @@ class Workers:
         folder: RunFolder,
         hidden_size: int | None,
         architectures: Sequence[Architecture],
+        share: float = 1.0,
     ) -> Iterator[Measurement]:
         """Give measurements as they are made, in any order.
 
         Args:
             hidden_size: That the run goes on with, where it is not the dense model's.
+            share: Of all that was asked for and is not there, what has to be before this ends; later calls give the
+                rest, and one without architectures waits for all of it.
 
         Raises:
             ExecutionError: Workers cannot be started, or do not measure what this process would.
         """
         supervisor = self._started(folder, hidden_size)
 
-        def failed(place: int, reason: str) -> str:
+        def failed(item: str, reason: str) -> str:
+            architecture = Architecture.model_validate_json(item)
             return Measurement(
-                architecture=architectures[place], protocol=protocol.key, status="failed", reason=reason, seconds=0.0
+                architecture=architecture, protocol=protocol.key, status="failed", reason=reason, seconds=0.0
             ).model_dump_json()
 
         items = [architecture.model_dump_json() for architecture in architectures]
-        for place, text in supervisor.results(kind.model_dump_json(), items, failed):
+        for item, text in supervisor.results(kind.model_dump_json(), items, failed, share=share):
             measurement = Measurement.model_validate_json(text)
-            if measurement.protocol != protocol.key or measurement.architecture != architectures[place]:
+            if measurement.protocol != protocol.key or measurement.architecture.model_dump_json() != item:
                 raise ExecutionError(
                     f"a worker measured something else than was asked ({measurement.protocol}, expected "
                     f"{protocol.key}): give all machines the same files and versions"
                 )
             yield measurement
+
+    def calibrate(self, parts: Sequence[int], folder: RunFolder, hidden_size: int | None) -> Iterator[int]:
+        """Give the parts of the calibration set as their sums are there, in the folder.
+
+        Raises:
+            ExecutionError: Workers cannot be started, or none can go through a part.
+        """
+
+        def failed(part: str, reason: str) -> str:
+            raise ExecutionError(
+                f"no worker could go through part {part} of the calibration set ({reason}); give them more memory or "
+                "lower evaluation.batch_tokens, then go on with `secateur resume`"
+            )
+
+        supervisor = self._started(folder, hidden_size)
+        items = [str(part) for part in parts]
+        for part, _ in supervisor.results(CALIBRATE, items, failed, batch_items=1):
+            yield int(part)
 
     @property
     def faults(self) -> Faults:

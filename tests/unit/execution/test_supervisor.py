@@ -68,6 +68,21 @@ def test_all_workers_killed_from_outside_are_followed_by_others(supervise):
     assert supervisor.faults.lost >= 1
 
 
+def test_what_is_late_comes_with_the_next(supervise):
+    """Nobody waits for the last of a round: what it gives is there with the next one, and in the end there is all."""
+    supervisor = supervise(batch_items=1)
+    # Eight takes a minute the first time: it is not waited for.
+    supervisor.batch_seconds = 3.0
+    first = squares(supervisor, [10, 8, 11, 12], share=0.5)
+    assert len(first) in (2, 3)
+    assert 8 not in first
+    second = squares(supervisor, [20, 21], share=0.5)
+    assert second.keys().isdisjoint(first)
+    rest = squares(supervisor, [])
+    assert first | second | rest == right([10, 8, 11, 12, 20, 21])
+    assert supervisor.faults.hung == 1
+
+
 def test_a_worker_that_hangs_is_ended_after_the_limit(supervise):
     items = [1, 2, 8, 10]
     supervisor = supervise(batch_seconds=1.0)

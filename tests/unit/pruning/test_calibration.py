@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from secateur.data import Role
 from secateur.model.shape import decoder_layers, group_tensors, module_of
 from secateur.pruning.bank import output_projection
-from secateur.pruning.calibration import calibrate, steps_done
+from secateur.pruning.calibration import calibrate, calibrate_part, num_parts, statistics_of_parts, steps_done
+from secateur.pruning.calibration_sums import PART_BATCHES
 from secateur.runs.shelf import Shelf
 from tiny import REPRESENTATIVES
 
@@ -204,3 +205,43 @@ def test_progress_is_told_after_every_layer_in_both_directions(make_dense, make_
     calls = []
     calibrate(make_dense(), make_tokens(Role.CALIBRATION, num_windows=5), 24, seed=0, advance=lambda: calls.append(1))
     assert len(calls) == 2 * 3
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_parts_of_a_set_give_what_the_whole_set_gives_bit_by_bit(make_dense, make_tokens, tmp_path, family):
+    """Whoever goes through the parts, and in whatever order: sums are added in the order of the parts."""
+    dense, tokens = make_dense(family), make_tokens(Role.CALIBRATION, num_windows=2 * PART_BATCHES + 3)
+    whole = calibrate(dense, tokens, 1, seed=1, fisher=True)
+    assert num_parts(tokens, 1) == 3
+    shelves = [Shelf(tmp_path / f"part-{part}") for part in range(3)]
+    for part in (2, 0, 1):
+        calibrate_part(dense, tokens, 1, 1, part, shelves[part], fisher=True)
+    found = statistics_of_parts(dense, tokens, shelves, Shelf())
+    for left, right in zip(whole, found, strict=True):
+        for name in ("gram", "gradient_moment", "mean", "taylor", "taylor_vector", "fisher"):
+            assert torch.equal(getattr(left, name), getattr(right, name)), name
+
+
+class FullShelf(Shelf):
+    """A shelf on which the sums of the first layer find no room."""
+
+    def put(self, name, tensors):
+        if name == "sums-000":
+            raise StoppedError
+        super().put(name, tensors)
+
+
+def test_a_part_that_was_interrupted_goes_on(make_dense, make_tokens, tmp_path):
+    dense, tokens = make_dense(), make_tokens(Role.CALIBRATION, num_windows=PART_BATCHES + 2)
+    whole, shelf = Shelf(), Shelf(tmp_path)
+    calibrate_part(dense, tokens, 1, 1, 1, whole)
+    with pytest.raises(StoppedError):
+        calibrate_part(dense, tokens, 1, 1, 1, FullShelf(tmp_path))
+    made = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("sums-*")}
+    assert len(made) == 2
+    calibrate_part(dense, tokens, 1, 1, 1, shelf)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in made} == made, "nothing is done twice"
+    for layer in range(3):
+        name = f"sums-{layer:03}"
+        assert shelf.take(name).keys() == whole.take(name).keys()
+        assert all(torch.equal(tensor, shelf.take(name)[key]) for key, tensor in whole.take(name).items())

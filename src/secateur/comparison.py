@@ -19,6 +19,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
+from secateur.begun import check_unchanged
 from secateur.comparison_folder import (
     ComparisonFolder,
     cells_of,
@@ -34,7 +35,7 @@ from secateur.errors import SecateurError
 from secateur.evaluation.divergence import DenseReference
 from secateur.evaluation.perplexity import Perplexity, perplexity, window_losses
 from secateur.evaluation.stitched import score_model
-from secateur.inputs import Inputs, check_unchanged, define_limits, load_inputs, load_paper_targets
+from secateur.inputs import Inputs, define_limits, load_inputs, load_paper_targets
 from secateur.pruning.bank import WeightBank
 from secateur.pruning.calibration import Statistics, calibrate
 from secateur.pruning.orders import NEEDS_FISHER

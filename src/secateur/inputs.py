@@ -1,13 +1,13 @@
 """What a run starts from, loaded and checked before anything is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
 
-from secateur.config import RunConfig, build_config, differing_fields, read_yaml
+from secateur.config import RunConfig
 from secateur.data import (
     Role,
     TokenSet,
@@ -19,7 +19,7 @@ from secateur.data import (
     read_rows,
 )
 from secateur.drop_inputs import drop_budget, load_drop_questions, refuse_drop
-from secateur.errors import BudgetError, ConfigError, ModelError, RunFolderError
+from secateur.errors import BudgetError, ConfigError, ModelError
 from secateur.evaluation.latency import measure_latency
 from secateur.evaluation.multiple_choice import ChoiceSet, load_choices
 from secateur.export.target import check_target
@@ -32,8 +32,6 @@ from secateur.pruning.hidden import check_hidden
 from secateur.pruning.orders import importance_order
 from secateur.recovery.text import RecoverySet
 from secateur.recovery_inputs import load_recovery_set, refuse_recovery
-from secateur.runs.folder import RunFolder
-from secateur.runs.store import RunStore
 from secateur.schema import derive_seed
 from secateur.search.ji2023 import paper_space, refuse_other_limits, refuse_paper_budget
 from secateur.search.methods import ALLOCATIONS, JI2023, SEARCHES, UNIFORM
@@ -121,48 +119,6 @@ class Inputs:
         sizes = f"{shape.num_layers} layers, {shape.decoder_parameters:,} decoder parameters"
         timed = f", blocks timed in {self.latency.seconds:.1f} s" if self.latency else ""
         return f"{self.dense.family.model_type}, {sizes}, {tokens} tokens{timed}"
-
-
-def check_folder(folder: RunFolder, config: RunConfig) -> None:
-    """Refuse a folder that is a file, holds something else, or belongs to another run."""
-    if folder.root.exists() and not folder.root.is_dir():
-        raise RunFolderError(f"{folder.root} is a file; --out needs a folder")
-    if folder.holds_a_run:
-        differing = differing_fields(build_config([read_yaml(folder.config)]), config)
-        if differing:
-            raise RunFolderError(
-                f"{folder.root} belongs to another run: {'; '.join(differing)}; choose another --out folder, or go on "
-                f"with that run by `secateur resume {folder.root}`"
-            )
-    elif folder.root.is_dir() and any(not path.name.startswith(".") for path in folder.root.iterdir()):
-        raise RunFolderError(f"{folder.root} is not empty and holds no run; choose another --out folder")
-
-
-def check_unchanged(root: Path, known: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Refuse to go on with other data than the folder was begun with.
-
-    Args:
-        known: Fingerprints from the beginning, by name.
-        found: Those of what was loaded now.
-
-    Raises:
-        RunFolderError: They differ; says which.
-    """
-    changed = [name for name, fingerprint in found.items() if known.get(name) != fingerprint]
-    if changed:
-        raise RunFolderError(
-            f"{root} was begun with other data: {', '.join(changed)} changed since; "
-            "bring the files back or choose another --out folder"
-        )
-
-
-def stored_latency(folder: RunFolder) -> LatencyTable | None:
-    """Read the table that a run was begun with, so that it goes on with the same; None before it is stored."""
-    if not folder.database.is_file():
-        return None
-    with RunStore(folder.database) as store:
-        row = store.stage("latency")
-    return LatencyTable.model_validate(row.payload) if row else None
 
 
 def load_inputs(

@@ -12,12 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from secateur.assignments import written_command
+from secateur.begun import as_begun, check_folder, check_unchanged, pinned, stored_latency
 from secateur.config import RunConfig, build_config, flat_text, read_yaml, to_yaml, without_folders
 from secateur.errors import RunFolderError
 from secateur.evaluation.speed import SpeedComparison
 from secateur.execution.settings import LOCAL, Execution
 from secateur.given import NOTHING_GIVEN, Given
-from secateur.inputs import check_folder, check_unchanged, load_inputs, stored_latency
+from secateur.inputs import load_inputs
 from secateur.recovery.recover import RecoveryRecord
 from secateur.report.front import Front
 from secateur.report.page.document import write_page
@@ -79,6 +80,7 @@ def run_pipeline(
         ExecutionError: Workers cannot be started.
     """
     folder = RunFolder(root)
+    config = pinned(as_begun(folder, config))
     check_folder(folder, config)
     refuse_execution(execution, config)
     if folder.report.is_file():

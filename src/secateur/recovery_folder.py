@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from secateur.begun import check_unchanged
 from secateur.config import (
     ModelConfig,
     RunConfig,
@@ -20,7 +21,6 @@ from secateur.config import (
 from secateur.errors import RunFolderError
 from secateur.evaluation.paired import PairedComparison
 from secateur.evaluation.perplexity import Perplexity
-from secateur.inputs import check_unchanged
 from secateur.recovery.recover import RecoveryRecord
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.schema import Record

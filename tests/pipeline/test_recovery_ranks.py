@@ -22,9 +22,9 @@ RECIPE = {
 def torchrun(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Start two processes that each do `secateur recover`."""
     settings = [f"--set=recovery.{name}={value}" for name, value in RECIPE.items()]
+    started = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        + ["-m", "secateur", "recover", *arguments, *settings, "--out", str(folder)],
+        [*started, "-m", "secateur", "recover", *arguments, *settings, "--out", str(folder)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -14,12 +14,12 @@ from secateur.api.pruned import Placement
 from secateur.api.result import PruneResult
 from secateur.api.settings import Config, Limits, run_settings
 from secateur.api.texts import Text
+from secateur.begun import check_folder, check_unchanged
 from secateur.budget import Drop
 from secateur.config import RunConfig, build_config, read_yaml
 from secateur.errors import ConfigError
 from secateur.execution.settings import LOCAL, Execution
 from secateur.given import NOTHING_GIVEN, Given
-from secateur.inputs import check_folder, check_unchanged
 from secateur.model.live import check_live, live_dense
 from secateur.model.loading import choose_device
 from secateur.model.placement import resolve_device_map

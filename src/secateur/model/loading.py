@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from secateur.errors import ModelError
 from secateur.model.checkpoint_files import check_checkpoint, read_json
@@ -141,6 +143,17 @@ def load_causal_model(
         model.to(target)  # type: ignore[arg-type]
     refuse_offloaded(model)
     return model.eval(), tokenizer, stored_name
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """Give the commit that a revision of a hub model is now; None for a folder, or where the hub does not say."""
+    if Path(name).exists():
+        return None
+    try:
+        return extract_commit_hash(cached_file(name, CONFIG_NAME, revision=revision), None)
+    except (OSError, ValueError):
+        # Whoever loads the model says what is wrong.
+        return None
 
 
 def read_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from secateur.begun import check_unchanged
 from secateur.config import build_config, read_yaml
 from secateur.errors import RunFolderError
 from secateur.export.checkpoint import round_weights
 from secateur.given import NOTHING_GIVEN, Given
-from secateur.inputs import check_unchanged, load_inputs
+from secateur.inputs import load_inputs
 from secateur.pruning.bank import WeightBank
 from secateur.report.front import Front, FrontPoint, front_of
 from secateur.report.front_recovery import read_front_adapters, read_front_recovery

@@ -65,6 +65,19 @@ def stored_measurements(root: Path) -> list[Measurement]:
         return [Measurement.model_validate_json(record) for record in store.all_measurements()]
 
 
+def assert_same(one: Finished, other: Finished) -> None:
+    """Hold what another run has measured and chosen to what one has."""
+    expected = {each.architecture.key: each for each in one.measurements}
+    found = {each.architecture.key: each for each in other.measurements}
+    assert found.keys() == expected.keys()
+    for key, measurement in found.items():
+        assert measurement.kl == pytest.approx(expected[key].kl, rel=1e-6, abs=1e-6)
+        assert measurement.loss == pytest.approx(expected[key].loss, rel=1e-6)
+        assert measurement.protocol == expected[key].protocol
+        assert measurement.targets == pytest.approx(expected[key].targets, rel=1e-6)
+    assert other.report.choice.architecture == one.report.choice.architecture
+
+
 class StoppedError(Exception):
     """Raised by the listener of `run_until`."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_runs import Finished, Moment, finish, kill_at
+from small_runs import Finished, Moment, assert_same, finish, kill_at
 
 from secateur.config import RunConfig, build_config
 from secateur.errors import ConfigError
@@ -21,18 +21,6 @@ TWO = Execution(executor="processes", workers=2, batch_candidates=4)
 def by_two(small_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The run of `finished`, measured by two processes."""
     return finish(small_config, tmp_path_factory.mktemp("workers") / "run", TWO)
-
-
-def assert_same(one: Finished, other: Finished) -> None:
-    expected = {each.architecture.key: each for each in one.measurements}
-    found = {each.architecture.key: each for each in other.measurements}
-    assert found.keys() == expected.keys()
-    for key, measurement in found.items():
-        assert measurement.kl == pytest.approx(expected[key].kl, rel=1e-6, abs=1e-6)
-        assert measurement.loss == pytest.approx(expected[key].loss, rel=1e-6)
-        assert measurement.protocol == expected[key].protocol
-        assert measurement.targets == pytest.approx(expected[key].targets, rel=1e-6)
-    assert other.report.choice.architecture == one.report.choice.architecture
 
 
 def test_processes_measure_what_this_one_does_and_choose_the_same(finished: Finished, by_two: Finished) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import Finished, Moment, kill_at, stored_measurements
@@ -13,7 +14,10 @@ from small_runs import Finished, Moment, kill_at, stored_measurements
 from secateur.config import RunConfig, to_yaml
 from secateur.errors import RunFolderError
 from secateur.pipeline import resume_pipeline, run_pipeline
+from secateur.predictor.choice import fit_predictor
+from secateur.predictor.protocol import Pairs
 from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
+from secateur.search import rounds
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,26 @@ def test_finished_stages_come_from_the_folder(small_config: RunConfig, tmp_path:
     reused = [event.stage for event in events if isinstance(event, StageEnded) and event.reused]
     assert reused == ["calibrate"]
     assert not [event for event in events if isinstance(event, StageAdvanced) and event.stage == "calibrate"]
+
+
+def test_rounds_that_are_over_are_not_fitted_again(
+    small_config: RunConfig, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands of measurements a fit takes longer than all that else is to be read again."""
+    root = tmp_path / "run"
+    kill_at(small_config, root, Moment("started", 1, "prune"))
+    fits: list[int] = []
+
+    def counted(name: str, pairs: Pairs, *rest: Any) -> Any:
+        fits.append(len(pairs))
+        return fit_predictor(name, pairs, *rest)
+
+    monkeypatch.setattr(rounds, "fit_predictor", counted)
+    resumed = resume_pipeline(root)
+    assert resumed.rounds == finished.report.rounds
+    assert len(resumed.rounds) == 2
+    assert fits == [resumed.rounds[-1].quality.num_pairs], "only what the search ended with"
+    assert resumed.explanation == finished.report.explanation
 
 
 @pytest.mark.parametrize("done", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["forwards", "backwards"])

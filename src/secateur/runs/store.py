@@ -74,7 +74,8 @@ class RunStore:
         )
 
     def stage(self, name: str) -> StageRow | None:
-        return next((row for row in self.stages() if row.name == name), None)
+        row = self._connection.execute("SELECT seconds, payload FROM stages WHERE name = ?", (name,)).fetchone()
+        return StageRow(name, row[0], json.loads(row[1])) if row else None
 
     def stages(self) -> list[StageRow]:
         """List finished stages in the order in which they ended."""
@@ -88,6 +89,10 @@ class RunStore:
                 "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?, ?)",
                 [(key, number, position, record) for position, (key, number, record) in enumerate(records)],
             )
+
+    def candidate(self, key: str) -> str | None:
+        row = self._connection.execute("SELECT record FROM candidates WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
 
     def candidates(self) -> list[str]:
         """List candidate records in the order of proposal."""

@@ -18,7 +18,7 @@ from secateur.search.fit import CONFIDENCE, Fitted, Foretold, fit_record, foreto
 from secateur.search.propose import heuristics, initial_candidates, neighbours_of_best, predicted_candidates
 from secateur.search.sensitivity import Sensed, measure_sensitivities
 from secateur.search.shrink import shrink
-from secateur.search.task import Found, MeasureBatch, MeasuresOn, RoundRecord, SearchTask, ranked
+from secateur.search.task import Found, MeasureBatch, MeasuresOn, PastRound, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.encoding import FeatureTable
 from secateur.space.search_space import Levels
@@ -117,9 +117,18 @@ class _Phase:
         fitted: Fitted | None = None
         left = SmallerSpace.of(self.task.space)
         out: dict[str, Levels] = {}
+        before = (measured, left, self.first_round)
         for number in range(self.first_round, self.first_round + self.task.num_rounds):
             if rounds and len(measured) + len(out) >= self.count:
                 break
+            past = self.task.past(number)
+            if past is not None:
+                before = (measured, left, number)
+                measured, left = self._remembered(past, measured, left)
+                rounds.append(past.record)
+                if is_nothing(self.task, past.record.promised):
+                    break
+                continue
             to_come = self.first_round + self.task.num_rounds - number
             missing = self.count - len(measured) - len(out)
             step = _Round(self, measured, list(out.values()), number, math.ceil(missing / to_come), left)
@@ -139,7 +148,19 @@ class _Phase:
             self.task.end_round(rounds[-1])
             if step.promises_nothing:
                 break
+        if fitted is None:
+            # All of it is past; what it ended with is fitted as it was then.
+            known, space, number = before
+            fitted = _Round(self, known, [], number, 0, space).fitted
         return measured, tuple(rounds), fitted
+
+    def _remembered(
+        self, past: PastRound, measured: list[Measurement], left: SmallerSpace
+    ) -> tuple[list[Measurement], SmallerSpace]:
+        """Give what was measured, and what was left of the space, after a round that an earlier process has ended."""
+        self.task.judged(past.record.quality)
+        new = self.measure(past.batch) if past.batch else []
+        return measured + new, SmallerSpace.of(self.task.space, (*left.removed, *past.record.removed))
 
     def _measured(self, batch: list[Candidate], *, closing: bool) -> list[Measurement]:
         """Measure a round; where nobody waits for the last of it, what is there, and what came late of others."""
@@ -204,7 +225,7 @@ class _Round:
 
     @property
     def promises_nothing(self) -> bool:
-        return self.promised is not None and self.promised < self.task.least_improvement
+        return is_nothing(self.task, self.promised)
 
     def record(self, new: Sequence[Measurement], measured: Sequence[Measurement]) -> RoundRecord:
         """Put on record how good the predictor was, and what came of it.
@@ -279,6 +300,11 @@ class _Round:
     @staticmethod
     def _rows(levels: Int[np.ndarray, "candidates modules"]) -> list[Levels]:
         return [tuple(row) for row in levels.tolist()]
+
+
+def is_nothing(task: SearchTask, promised: float | None) -> bool:
+    """Say whether what a round promises is not worth going on for."""
+    return promised is not None and promised < task.least_improvement
 
 
 def fit_to_learn_from(measured: Sequence[Measurement]) -> list[Measurement]:

@@ -65,6 +65,14 @@ class RoundRecord(Record):
 
 
 @dataclass(frozen=True)
+class PastRound:
+    """A round that an earlier process has ended: what is on record of it, and what it proposed."""
+
+    record: RoundRecord
+    batch: list[Candidate]
+
+
+@dataclass(frozen=True)
 class SearchTask:
     """What a search method may use; it proposes, and knows nothing of how measuring is done.
 
@@ -84,6 +92,7 @@ class SearchTask:
         heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
         judged: Called with the quality of each predictor that was fitted, once the round's candidates are proposed.
         end_round: Called after each round of it; `end_fit` with every fit of a predictor.
+        past: Gives a round by number, if an earlier process has ended it: nothing is fitted anew for it.
         objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
     """
 
@@ -98,6 +107,7 @@ class SearchTask:
     judged: Callable[[PredictorQuality], None] = lambda _quality: None
     end_round: Callable[[RoundRecord], None] = lambda _record: None
     end_fit: Callable[[FitRecord], None] = lambda _record: None
+    past: Callable[[int], PastRound | None] = lambda _number: None
     measure_best: MeasureBest | None = None
     measure_reconstructed: MeasureBatch | None = None
     reconstructed_share: float = 0.0

@@ -9,8 +9,9 @@ from secateur.pruning.bank import WeightBank
 from secateur.runs.progress import Listener, PredictorFitted, stage_clock
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
-from secateur.search.task import Found, MeasureBatch, SearchTask
+from secateur.search.task import Found, MeasureBatch, PastRound, RoundRecord, SearchTask
 from secateur.space.architecture import Architecture
+from secateur.space.candidate import Candidate
 from secateur.space.search_space import SearchSpace
 from secateur.stages.groups import group_references, wanted_objectives
 from secateur.stages.measure import halver, measurers
@@ -36,6 +37,7 @@ def search_stage(
             objectives=wanted_objectives(run, groups),
             judged=lambda quality: say_fitted(quality, "search", run.listener),
             heuristics=heuristics or {},
+            past=lambda number: past_round(run, number),
         )
         found = replace(_run_method(run, task), objectives=task.objectives)
         clock.note = f"best KL {found.best.kl:.4f}"
@@ -85,6 +87,16 @@ def _run_method(run: Run, task: SearchTask) -> Found:
             lambda record: run.store.end_stage("paper", 0.0, record.model_dump(mode="json")),
         )
     return measure_the_one(task)
+
+
+def past_round(run: Run, number: int) -> PastRound | None:
+    """Give a round that an earlier process has ended; its measurements are in the database."""
+    row = run.store.stage(f"round {number}")
+    if row is None:
+        return None
+    record = RoundRecord.model_validate(row.payload)
+    found = [run.store.candidate(each.architecture) for each in record.foretold]
+    return PastRound(record, [Candidate.model_validate_json(each) for each in found if each is not None])
 
 
 def say_fitted(quality: PredictorQuality, stage: str, listener: Listener) -> None:

@@ -1,0 +1,149 @@
+"""Does a long search hold out? Thousands of candidates of the demo model: memory, database, going on after a kill.
+
+    python benchmarks/long_run.py [--candidates 5000] [--rounds 8] [--folder DIR]
+
+`secateur prune demo` as a process, measured by slices on 2,048 tokens. What the process has in memory is read at every
+25th candidate. When all but `LEFT` of them are measured it gets SIGKILL, and `secateur resume` goes on: the time from
+its start to the first new measurement, beside that of a run with sixty candidates, which has the same to import and to
+load. The run then goes to its end. Writes `benchmarks/results/long-run.json` and a picture, and prints a Markdown table.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import psutil
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results" / "long-run.json"
+PICTURE = Path(__file__).parent / "results" / "long-run.png"
+SETTINGS = (
+    "data.sequence_length=128",
+    "data.selection_tokens=2048",
+    "data.calibration_tokens=8192",
+    "search.reconstructed_share=0",
+    "search.least_improvement=0",
+    "evaluation.speed=false",
+)
+LEFT = 10
+# Candidates between two looks at the memory.
+EVERY = 25
+# Candidates after which growth is looked for: everything that is loaded once is loaded by then.
+SETTLED = 500
+
+
+def begin(command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "secateur", *command, "--json-progress"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def prune(root: Path, candidates: int, rounds: int) -> list[str]:
+    sizes = (f"search.measurements={candidates}", f"search.rounds={rounds}")
+    return ["prune", "demo", "--out", str(root), *(f"--set={each}" for each in (*SETTINGS, *sizes))]
+
+
+def measured(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
+    """Give the candidates of the search as they are told."""
+    assert process.stdout is not None, "asked for"
+    for line in process.stdout:
+        said = json.loads(line)
+        if said.get("stage") == "search" and said.get("event") == "advanced":
+            yield said
+
+
+def killed_before_the_end(root: Path, candidates: int, rounds: int) -> list[tuple[int, int]]:
+    """Begin a run, and kill it shortly before its search ends; give candidates and bytes in memory."""
+    process, seen = begin(prune(root, candidates, rounds)), []
+    memory = psutil.Process(process.pid)
+    for said in measured(process):
+        if said["done"] % EVERY == 0:
+            seen.append((said["done"], memory.memory_info().rss))
+        if said["done"] >= candidates - LEFT:
+            process.kill()
+            break
+    process.wait()
+    return seen
+
+
+def seconds_to_go_on(root: Path) -> tuple[float, int]:
+    """Resume to the end; give the seconds to the first new measurement, and how many old ones were read."""
+    start, seconds, old = time.perf_counter(), 0.0, 0
+    process = begin(["resume", str(root)])
+    for said in measured(process):
+        if said["seconds"] and not seconds:
+            seconds = time.perf_counter() - start
+        old += not said["seconds"]
+    if process.wait():
+        raise SystemExit(f"{root} did not end: exit code {process.returncode}")
+    return seconds, old
+
+
+def drawn(seen: list[tuple[int, int]]) -> None:
+    figure, axes = plt.subplots(figsize=(7, 3))
+    axes.plot([done for done, _ in seen], [size / 2**20 for _, size in seen], linewidth=1)
+    axes.set_xlabel("candidates measured")
+    axes.set_ylabel("resident memory, MiB")
+    axes.set_ylim(bottom=0)
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=5_000)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.folder or Path(name)
+        killed_before_the_end(folder / "short", 60, arguments.rounds)
+        short, _ = seconds_to_go_on(folder / "short")
+        begun = time.perf_counter()
+        seen = killed_before_the_end(folder / "long", arguments.candidates, arguments.rounds)
+        spent = time.perf_counter() - begun
+        seconds, old = seconds_to_go_on(folder / "long")
+        store = (folder / "long" / "run.db").stat().st_size
+    places, sizes = np.array([each for each in seen if each[0] >= SETTLED], dtype=float).T
+    slope = float(np.polyfit(places, sizes, 1)[0])
+    record = {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "candidates": arguments.candidates,
+        "rounds": arguments.rounds,
+        "seconds": spent,
+        "store_bytes": store,
+        "bytes_per_candidate": slope,
+        "memory": seen,
+        "read": old,
+        "seconds_to_go_on": seconds,
+        "seconds_to_go_on_with_sixty": short,
+    }
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    drawn(seen)
+    print("| what | figure |\n|---|---|")
+    print(f"| candidates, rounds | {arguments.candidates:,}, {arguments.rounds} |")
+    print(
+        f"| memory at candidate {int(places[0]):,}, at the end | {sizes[0] / 2**20:.0f}, {sizes[-1] / 2**20:.0f} MiB |"
+    )
+    print(f"| growth | {slope / 1024:.2f} KiB per candidate |")
+    print(f"| database | {store / 1e6:.1f} MB |")
+    print(f"| seconds to the first new measurement | {seconds:.1f} ({old:,} read) |")
+    print(f"| the same with sixty candidates | {short:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

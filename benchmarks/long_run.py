@@ -5,7 +5,7 @@
 `secateur prune demo` as a process, measured by slices on 2,048 tokens. What the process has in memory is read at every
 25th candidate. When all but `LEFT` of them are measured it gets SIGKILL, and `secateur resume` goes on: the time from
 its start to the first new measurement, beside that of a run with sixty candidates, which has the same to import and to
-load. The run then goes to its end. Writes `benchmarks/results/long-run.json` and a picture, and prints a Markdown table.
+load. The run then goes to its end. Writes `benchmarks/results/long-run.json` and a picture, prints a Markdown table.
 """
 
 import argparse

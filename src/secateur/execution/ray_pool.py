@@ -3,6 +3,8 @@
 What goes between nodes is text; Ray's own transport pickles it, and trusts everybody in its cluster.
 """
 
+import importlib
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from secateur.execution.settings import Execution
 from secateur.execution.worker import answer, opened
 
 NEEDS = "executor=ray needs the extra: pip install 'secateur[ray]'"
+LOG = logging.getLogger(__name__)
 # Seconds between two looks at what the cluster has.
 COUNTED_EVERY = 10.0
 
@@ -127,13 +130,25 @@ class RayPool:
 def _connect(ray: Any, address: str) -> None:
     # Nothing is told to anybody outside of the cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _keep_off_standard_output()
     own = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except ConnectionError as error:
         raise ExecutionError(
-            f"no Ray cluster was found at {address!r}; start one with `ray start --head`, or give --ray-address local"
+            f"no Ray cluster that lets this process in was found at {address!r}; start one with `ray start --head`, "
+            "set RAY_AUTH_MODE=token if it asks for a token, or give --ray-address local"
         ) from error
+
+
+def _keep_off_standard_output() -> None:
+    """Have Ray's own remarks on lost actors logged: it prints them between lines of ours that other programs read.
+
+    Ray has no setting for it. Where a version has no such function, its remarks stay where they are.
+    """
+    worker = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, **_: LOG.info("%s", "\n".join(map(str, data.get("lines", ()))))
 
 
 def _reason(error: BaseException) -> str:

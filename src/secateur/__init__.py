@@ -74,6 +74,7 @@ _PUBLIC = {
         "RunFolderError",
         "SecateurError",
     ),
+    "secateur.execution.settings": ("Execution",),
     "secateur.recipe": ("Recipe",),
     "secateur.recovery.recover": ("RecoveryRecord",),
     "secateur.report.front": ("Front", "FrontPoint"),

@@ -12,6 +12,7 @@ from secateur.execution.ray_pool import RayPool
 from secateur.execution.settings import Execution
 from secateur.execution.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason="needs the extra: ray")
 
 

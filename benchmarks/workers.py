@@ -3,14 +3,16 @@
     python benchmarks/workers.py RUN ... [--candidates 96] [--repeats 5] [--batch 8]
 
 RUN is a finished run folder, whose model, text and bank are measured with; candidates are drawn at its budget. Workers
-have one thread each and are started, and have measured once, before the clock runs. What they measure is held to what
-this process measures. The machine should have two cores and nothing else to do. Writes `benchmarks/results/workers.json`
-and prints a Markdown table; the speed-up is the median over repeats, with the lowest and the highest.
+have one thread each and are started, and have measured once, before the clock runs; every repeat has candidates of its
+own. What they measure is held to what this process measures. The machine should have two cores and nothing else to do.
+Writes `benchmarks/results/workers.json` and prints a Markdown table; the speed-up is the median over repeats, with the
+lowest and the highest.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,7 @@ from secateur.pruning.bank import load_bank
 from secateur.runs.folder import RunFolder
 from secateur.runs.progress import silent
 from secateur.runs.store import RunStore
+from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement
 from secateur.space.sampling import sample_architectures
 from secateur.stages.measure import selection_protocol, slicing
@@ -44,34 +47,37 @@ def measured(root: Path, candidates: int, repeats: int, batch: int) -> dict[str,
     config = build_config([read_yaml(folder.config)])
     with RunStore(Path(":memory:")) as store, ExitStack() as open_workers:
         run = Run(config, load_inputs(config, scratch=folder.scratch), folder, store, silent)
-        drawn = sample_architectures(run.inputs.space, run.inputs.budget, candidates, seed=0)
-        drawn.sort(key=lambda each: each.widths)
-        own = {
-            each.architecture.key: each for each in slicing(run, load_bank(run.inputs.dense, folder.bank), {})(drawn)
-        }
+        space, budget = run.inputs.space, run.inputs.budget
+        # Neighbours share their first layers, as the search gives them out.
+        drawn = [
+            sorted(sample_architectures(space, budget, candidates, seed), key=lambda each: each.widths)
+            for seed in range(repeats + 1)
+        ]
+        measure_here = slicing(run, load_bank(run.inputs.dense, folder.bank), {})
+        own = {each.architecture.key: each for each in measure_here([each for some in drawn for each in some])}
         protocol, furthest = selection_protocol(run), 0.0
         pools = {}
         for count in WORKERS:
             asked = Execution(executor="processes", workers=count, threads=1, batch_candidates=batch)
             pools[count] = open_workers.enter_context(started(asked))
 
-        def seconds(count: int) -> float:
+        def seconds(count: int, some: Sequence[Architecture]) -> float:
             nonlocal furthest
             workers = pools[count]
             assert workers is not None, "processes were asked for"
             begun = time.perf_counter()
-            found: list[Measurement] = list(workers.measure(SLICES, protocol, folder, None, drawn))
+            found: list[Measurement] = list(workers.measure(SLICES, protocol, folder, None, some))
             spent = time.perf_counter() - begun
             furthest = max(furthest, *(abs((m.kl or 0) - (own[m.architecture.key].kl or 0)) for m in found))
             return spent
 
         for count in WORKERS:
-            seconds(count)
-        spent = {count: [] for count in WORKERS}
-        for _ in range(repeats):
+            seconds(count, drawn[0])
+        spent: dict[int, list[float]] = {count: [] for count in WORKERS}
+        for some in drawn[1:]:
             for count in WORKERS:
-                spent[count].append(seconds(count))
-    return {"candidates": len(drawn), "seconds": spent, "furthest_kl": furthest}
+                spent[count].append(seconds(count, some))
+    return {"candidates": candidates, "seconds": spent, "furthest_kl": furthest}
 
 
 def main() -> None:
@@ -85,9 +91,8 @@ def main() -> None:
     quiet_libraries()
     torch.set_num_threads(1)
     record: dict[str, Any] = {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), "runs": {}}
-    print(
-        "| run | candidates | one worker, s | two, s | speed-up | furthest KL from this process |\n|---|---|---|---|---|---|"
-    )
+    print("| run | candidates | one worker, s | two, s | speed-up | furthest KL from this process |")
+    print("|---|---|---|---|---|---|")
     for root in arguments.runs:
         found = measured(root, arguments.candidates, arguments.repeats, arguments.batch)
         record["runs"][root.name] = found

@@ -146,7 +146,7 @@ def _keep_off_standard_output() -> None:
 
     Ray has no setting for it. Where a version has no such function, its remarks stay where they are.
     """
-    worker = importlib.import_module("ray._private.worker")
+    worker: Any = importlib.import_module("ray._private.worker")
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda data, **_: LOG.info("%s", "\n".join(map(str, data.get("lines", ()))))
 

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from secateur.budget import BudgetConfig
 from secateur.errors import ConfigError, suggestion
+from secateur.plain_yaml import load_plain
 from secateur.recipe import Recipe
 from secateur.schema import Record
 
@@ -318,16 +319,6 @@ def absolute_name(name: str) -> str:
     return str(Path(name).resolve()) if name != "demo" and Path(name).exists() else name
 
 
-class PlainLoader(yaml.SafeLoader):
-    """YAML without tags of Python's and without aliases, by which a few lines can stand for any amount of data."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.YAMLError(f"an alias (*{event.anchor}) in line {event.start_mark.line + 1}; write it out")
-        return super().compose_node(parent, index)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file.
 
@@ -335,7 +326,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing or is not a YAML mapping.
     """
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)  # noqa: S506  a SafeLoader
+        loaded = load_plain(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"configuration {str(path)!r} cannot be read: {reason}") from error

@@ -21,6 +21,7 @@ from secateur.config import (
 from secateur.errors import RunFolderError
 from secateur.evaluation.paired import PairedComparison
 from secateur.evaluation.perplexity import Perplexity
+from secateur.plain_yaml import load_plain
 from secateur.recovery.recover import RecoveryRecord
 from secateur.runs.folder import RunFolder, written_whole
 from secateur.schema import Record
@@ -128,7 +129,7 @@ def remember(folder: RecoveryFolder, fingerprints: dict[str, str]) -> None:
     """Store what model and text are, or check that they are still what they were."""
     path = folder.root / "fingerprints.json"
     if path.is_file():
-        known: dict[str, str] = yaml.safe_load(path.read_text())
+        known: dict[str, str] = load_plain(path.read_text())
         check_unchanged(folder.root, known, fingerprints)
         return
     with written_whole(path) as partial:

@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from secateur.errors import RunFolderError
+from secateur.plain_yaml import load_plain
 from secateur.recovery.recover import RecoveryRecord
 from secateur.report.front import Front
 from secateur.report.record import Begun, Choice, Explanation, ModelRow, ReconstructionErrors, Report, Sample
@@ -178,7 +177,7 @@ def _recorded(folder: RunFolder, report: Report | None) -> Recorded:
         report = read_record(folder.report, Report)
     return Recorded(
         name=folder.root.absolute().name,
-        config=yaml.safe_load(folder.config.read_text()),
+        config=load_plain(folder.config.read_text()),
         candidates={candidate.architecture.key: candidate for candidate in candidates},
         measurements=measurements,
         rounds=tuple(RoundRecord.model_validate(row) for name, row in payload.items() if name.startswith("round ")),

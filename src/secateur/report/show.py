@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 
 from secateur.errors import RunFolderError
+from secateur.plain_yaml import load_plain
 from secateur.report.front import Front, front_table
 from secateur.report.record import Report
 from secateur.report.rows import mlp_title
@@ -32,7 +32,7 @@ def show_run(root: Path, top: int) -> list[RenderableType]:
         parts: list[RenderableType] = [_stages(store), _rounds(store)]
         if any(record.removed for record in _round_records(store)):
             parts.append(_removed(store))
-        space = yaml.safe_load(folder.config.read_text())["space"]
+        space = load_plain(folder.config.read_text())["space"]
         parts.append(_candidates(store, top, mlp_title(whole_experts=space.get("experts") == "whole")))
     if folder.front.is_file():
         parts.append(front_table(read_record(folder.front, Front)))

@@ -14,7 +14,7 @@ from secateur.space.cost import Budget, cost_of
 from secateur.space.sampling import mutate, repair, sample_architectures
 from secateur.space.search_space import SearchSpace, level_grid
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None)
 
 

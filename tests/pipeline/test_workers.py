@@ -37,6 +37,7 @@ def test_workers_are_gone_when_the_run_is(by_two: Finished) -> None:
     assert not [each for each in psutil.Process().children() if "secateur.execution.worker" in each.cmdline()]
 
 
+@pytest.mark.slow
 def test_every_worker_killed_in_the_middle_changes_nothing(
     small_config: RunConfig, finished: Finished, tmp_path: Path
 ) -> None:
@@ -56,6 +57,7 @@ def test_every_worker_killed_in_the_middle_changes_nothing(
     assert_same(finished, Finished(report, tmp_path / "run", events))
 
 
+@pytest.mark.slow
 def test_calibration_by_parts_leaves_the_same_bank_bit_by_bit(small_config: RunConfig, tmp_path: Path) -> None:
     """Sums over parts of the set do not depend on who goes through a part."""
     settings = {"evaluation": {"batch_tokens": 64}}
@@ -70,6 +72,7 @@ def test_calibration_by_parts_leaves_the_same_bank_bit_by_bit(small_config: RunC
     assert not (tmp_path / "there" / "calibration").exists()
 
 
+@pytest.mark.slow
 def test_rounds_that_do_not_wait_measure_as_many_and_nothing_twice(small_config: RunConfig, tmp_path: Path) -> None:
     settings = {"search": {"wait_for": 0.5, "rounds": 3}}
     config = build_config([small_config.model_dump(mode="json"), settings])

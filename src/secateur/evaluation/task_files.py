@@ -188,7 +188,7 @@ def _read_file(path: Path, shots: int) -> LocalTask:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}); correct the line or take it out") from error
         fitting = [fields for fields, (check, _) in FORMS.items() if isinstance(row, dict) and check(row)]
         form = form or next(iter(fitting), None)

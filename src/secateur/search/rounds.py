@@ -122,7 +122,7 @@ class _Phase:
             if rounds and len(measured) + len(out) >= self.count:
                 break
             past = self.task.past(number)
-            if past is not None:
+            if past is not None and past.record.reconstructed == self.reconstructed:
                 before = (measured, left, number)
                 measured, left = self._remembered(past, measured, left)
                 rounds.append(past.record)

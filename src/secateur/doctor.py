@@ -23,6 +23,7 @@ ADDS = {
     "hub": "data sets from the hub as text",
     "gguf": "--target gguf: files for llama.cpp",
     "quantize": "secateur export --quantize int8",
+    "ray": "--executor ray: candidates measured on a cluster",
     "tasks": "secateur evaluate --tasks: lm-eval's benchmarks",
     "tensorboard": "--track tensorboard",
     "mlflow": "--track mlflow",

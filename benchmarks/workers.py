@@ -1,12 +1,12 @@
 """Two worker processes against one: the same candidates measured by each, in turn, on this machine.
 
-    python benchmarks/workers.py RUN ... [--candidates 96] [--repeats 5] [--batch 8]
+    python benchmarks/workers.py RUN ... [--candidates 32] [--repeats 3] [--batch 8]
 
 RUN is a finished run folder, whose model, text and bank are measured with; candidates are drawn at its budget. Workers
 have one thread each and are started, and have measured once, before the clock runs; every repeat has candidates of its
-own. What they measure is held to what this process measures. The machine should have two cores and nothing else to do.
-Writes `benchmarks/results/workers.json` and prints a Markdown table; the speed-up is the median over repeats, with the
-lowest and the highest.
+own. What they measure at first is held to what this process measures. The machine should have two cores and nothing
+else to do. Writes `benchmarks/results/workers.json` and prints a Markdown table; the speed-up is the median over
+repeats, with the lowest and the highest.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def measured(root: Path, candidates: int, repeats: int, batch: int) -> dict[str,
             for seed in range(repeats + 1)
         ]
         measure_here = slicing(run, load_bank(run.inputs.dense, folder.bank), {})
-        own = {each.architecture.key: each for each in measure_here([each for some in drawn for each in some])}
+        own = {each.architecture.key: each for each in measure_here(drawn[0])}
         protocol, furthest = selection_protocol(run), 0.0
         pools = {}
         for count in WORKERS:
@@ -68,7 +68,9 @@ def measured(root: Path, candidates: int, repeats: int, batch: int) -> dict[str,
             begun = time.perf_counter()
             found: list[Measurement] = list(workers.measure(SLICES, protocol, folder, None, some))
             spent = time.perf_counter() - begun
-            furthest = max(furthest, *(abs((m.kl or 0) - (own[m.architecture.key].kl or 0)) for m in found))
+            for each in found:
+                if each.architecture.key in own:
+                    furthest = max(furthest, abs((each.kl or 0) - (own[each.architecture.key].kl or 0)))
             return spent
 
         for count in WORKERS:
@@ -83,8 +85,8 @@ def measured(root: Path, candidates: int, repeats: int, batch: int) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--candidates", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--candidates", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

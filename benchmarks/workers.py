@@ -66,7 +66,7 @@ def measured(root: Path, candidates: int, repeats: int, batch: int) -> dict[str,
             workers = pools[count]
             assert workers is not None, "processes were asked for"
             begun = time.perf_counter()
-            found: list[Measurement] = list(workers.measure(SLICES, protocol, folder, None, some))
+            found: list[Measurement] = list(workers.measure(SLICES, protocol, run.told, some))
             spent = time.perf_counter() - begun
             for each in found:
                 if each.architecture.key in own:

@@ -7,19 +7,18 @@ gradients. So a helper keeps nothing between steps, and what a leader takes back
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed, nn
-from transformers import PreTrainedModel
+from torch import Tensor, distributed
 
 from secateur.errors import ConfigError
 from secateur.recipe import Recipe
 from secateur.recovery.objective import Objective, WindowLosses
-from secateur.recovery.passes import Weigh, add_gradients
+from secateur.recovery.passes import Step, add_gradients
 from secateur.recovery.text import Batch, RecoverySet
 from secateur.recovery.trainee import Trainee
 from secateur.schema import derive_seed
@@ -110,18 +109,11 @@ class Leading:
     def __init__(self, ranks: Ranks, micro_windows: int) -> None:
         self._ranks, self._micro_windows = ranks, micro_windows
 
-    def run(
-        self,
-        model: PreTrainedModel,
-        objective: Objective,
-        parameters: Mapping[str, nn.Parameter],
-        batch: Batch,
-        weigh: Weigh,
-        seed: int,
-    ) -> WindowLosses:
-        distributed.broadcast(torch.tensor([STEP, len(batch), seed], device=model.device), 0)
-        distributed.broadcast(batch.places.to(model.device), 0)
-        return _run_part(self._ranks, self._micro_windows, model, objective, parameters, batch, weigh, seed)
+    def run(self, step: Step) -> WindowLosses:
+        device = step.model.device
+        distributed.broadcast(torch.tensor([STEP, len(step.batch), step.seed], device=device), 0)
+        distributed.broadcast(step.batch.places.to(device), 0)
+        return _run_part(self._ranks, self._micro_windows, step)
 
 
 def help_train(
@@ -137,10 +129,8 @@ def help_train(
             return
         places = torch.zeros(count, dtype=torch.long, device=model.device)
         distributed.broadcast(places, 0)
-        batch = recovery_set.batch(places.cpu())
-        _run_part(
-            ranks, micro_windows, model, objective, trainee.parameters, batch, evenly, derive_seed(seed, ranks.rank)
-        )
+        batch, own_seed = recovery_set.batch(places.cpu()), derive_seed(seed, ranks.rank)
+        _run_part(ranks, micro_windows, Step(model, objective, trainee.parameters, batch, evenly, own_seed))
 
 
 def evenly(batch: Batch, losses: WindowLosses) -> Tensor:
@@ -148,18 +138,9 @@ def evenly(batch: Batch, losses: WindowLosses) -> Tensor:
     return torch.ones(len(batch), device=losses.lowered.device)
 
 
-def _run_part(
-    ranks: Ranks,
-    micro_windows: int,
-    model: PreTrainedModel,
-    objective: Objective,
-    parameters: Mapping[str, nn.Parameter],
-    batch: Batch,
-    weigh: Weigh,
-    seed: int,
-) -> WindowLosses:
+def _run_part(ranks: Ranks, micro_windows: int, step: Step) -> WindowLosses:
     """Take this process's windows of a step; the leader is left with all gradients, and given all losses."""
-    trained = list(parameters.values())
+    batch, trained = step.batch, list(step.parameters.values())
     values = torch.cat([each.detach().flatten() for each in trained])
     distributed.broadcast(values, 0)
     with torch.no_grad():
@@ -169,12 +150,10 @@ def _run_part(
     size = min(micro_windows, -(-len(batch) // ranks.count))
     parts = batch.split(size)
     mine = range(ranks.rank, len(parts), ranks.count)
-    losses = add_gradients(
-        model, objective, [parts[place] for place in mine], float(batch.num_counted.sum()), weigh, seed
-    )
+    losses = add_gradients(step, [parts[place] for place in mine])
     summed = torch.cat([each.grad.flatten() for each in trained if each.grad is not None])
     distributed.reduce(summed, 0)
-    all_losses = torch.zeros(2, len(batch), device=model.device)
+    all_losses = torch.zeros(2, len(batch), device=step.model.device)
     for place, own_losses in zip(mine, losses, strict=True):
         windows = slice(place * size, place * size + len(parts[place]))
         all_losses[0, windows], all_losses[1, windows] = own_losses.lowered, own_losses.cross_entropy

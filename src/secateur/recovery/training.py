@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.errors import RunFolderError
 from secateur.recovery.judging import RevisingJudge
 from secateur.recovery.objective import Objective
-from secateur.recovery.passes import Alone, Passes
+from secateur.recovery.passes import Alone, Passes, Step
 from secateur.recovery.schedule import rate_factor
 from secateur.recovery.text import Batch, RecoverySet
 from secateur.recovery.trainee import Trainee, set_values, values_of
@@ -237,14 +237,8 @@ class Training:
         rate *= rate_factor(plan.schedule, step, plan.steps, plan.warmup_ratio)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        whole = self._passes.run(
-            model,
-            self._objective,
-            self._parameters,
-            batch,
-            self._weighting.weights,
-            derive_seed(plan.seed, "recovery step", step),
-        )
+        seed = derive_seed(plan.seed, "recovery step", step)
+        whole = self._passes.run(Step(model, self._objective, self._parameters, batch, self._weighting.weights, seed))
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), plan.gradient_norm)
         loss = batch_mean(whole.cross_entropy, batch)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):

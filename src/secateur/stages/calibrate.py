@@ -137,7 +137,7 @@ def _gather_by_workers(run: Run, workers: Workers, parts: int, shelf: Shelf, clo
     A part that is there already is gone over by a worker in no time: it sees that nothing is missing.
     """
     steps = 2 * run.inputs.dense.shape.num_layers
-    for done, _ in enumerate(workers.calibrate(range(parts), run.folder, run.narrowed_to), start=1):
+    for done, _ in enumerate(workers.calibrate(range(parts), run.told), start=1):
         while clock.done < steps * done // parts:
             clock.advance()
     shelves = [part_shelf(run, part) for part in range(parts)]

@@ -73,9 +73,7 @@ def spread_out(run: Run, protocol: MeasuringProtocol, kind: Kind, here: Callable
 
         return alone
     workers = run.workers
-    return lambda architectures, share=1.0: workers.measure(
-        kind, protocol, run.folder, run.narrowed_to, architectures, share
-    )
+    return lambda architectures, share=1.0: workers.measure(kind, protocol, run.told, architectures, share)
 
 
 def halver(run: Run, bank: WeightBank, groups: References, clock: StageClock) -> MeasureBest:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 
 import torch
 
@@ -18,7 +19,7 @@ from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Listener
 from secateur.runs.store import RunStore
 from secateur.search.halving import SHARES
-from secateur.stages.workers import Workers
+from secateur.stages.workers import Told, Workers
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,12 @@ class Run:
     workers: Workers | None = None
 
     @property
-    def narrowed_to(self) -> int | None:
-        """The hidden size that the run goes on with; None where it is the dense model's."""
-        return self.inputs.dense.shape.hidden_size if self.inputs.narrowed else None
+    def told(self) -> Told:
+        """What workers of the run are told, and what they must then see."""
+        inputs = self.inputs
+        versions = {name: version(name) for name in ("secateur", "torch", "transformers")}
+        sees = ", ".join(f"{name} {value}" for name, value in (versions | inputs.fingerprints).items())
+        return Told(self.folder, inputs.dense.shape.hidden_size if inputs.narrowed else None, sees)
 
     @property
     def batch_windows(self) -> int:

@@ -21,7 +21,7 @@ from secateur.stages.calibrate import gather_part
 from secateur.stages.drop import DropMeter, drop_measure
 from secateur.stages.groups import References, group_references
 from secateur.stages.hidden import channel_order, narrowed_run
-from secateur.stages.measure import Measure, reconstructing, selection_protocol, slicing, some_slicing
+from secateur.stages.measure import Measure, reconstructing, slicing, some_slicing
 from secateur.stages.run import Run
 from secateur.stages.workers import CALIBRATE, Kind, Of
 
@@ -36,7 +36,7 @@ def open_run(told: str) -> tuple[str, Work]:
             on with, as JSON.
 
     Returns:
-        What measurements of this worker are comparable with, and what measures.
+        What this worker sees, and what measures.
     """
     asked = json.loads(told)
     folder = RunFolder(Path(asked["folder"]))
@@ -57,7 +57,7 @@ def open_run(told: str) -> tuple[str, Work]:
         texts = {each.architecture.key: each.model_dump_json() for each in measured}
         return [texts[architecture.key] for architecture in architectures]
 
-    return selection_protocol(run).key, work
+    return run.told.sees, work
 
 
 class Measures:

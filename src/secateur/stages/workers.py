@@ -37,6 +37,22 @@ class Kind(Record):
 
 # What a worker is told where it is to go through parts of the calibration set, by number.
 CALIBRATE = "calibrate"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker of a run is told, and what it must then see.
+
+    Attributes:
+        hidden_size: That the run goes on with, where it is not the dense model's.
+        sees: Versions, model and texts, in words.
+    """
+
+    folder: RunFolder
+    hidden_size: int | None
+    sees: str
+
+
 # Makes the pool that an opening is for.
 StartPool = Callable[[Opening], Pool]
 
@@ -57,22 +73,20 @@ class Workers:
         self,
         kind: Kind,
         protocol: Protocol,
-        folder: RunFolder,
-        hidden_size: int | None,
+        told: Told,
         architectures: Sequence[Architecture],
         share: float = 1.0,
     ) -> Iterator[Measurement]:
         """Give measurements as they are made, in any order.
 
         Args:
-            hidden_size: That the run goes on with, where it is not the dense model's.
             share: Of all that was asked for and is not there, what has to be before this ends; later calls give the
                 rest, and one without architectures waits for all of it.
 
         Raises:
             ExecutionError: Workers cannot be started, or do not measure what this process would.
         """
-        supervisor = self._started(folder, hidden_size)
+        supervisor = self._started(told)
 
         def failed(item: str, reason: str) -> str:
             architecture = Architecture.model_validate_json(item)
@@ -90,7 +104,7 @@ class Workers:
                 )
             yield measurement
 
-    def calibrate(self, parts: Sequence[int], folder: RunFolder, hidden_size: int | None) -> Iterator[int]:
+    def calibrate(self, parts: Sequence[int], told: Told) -> Iterator[int]:
         """Give the parts of the calibration set as their sums are there, in the folder.
 
         Raises:
@@ -103,7 +117,7 @@ class Workers:
                 "lower evaluation.batch_tokens, then go on with `secateur resume`"
             )
 
-        supervisor = self._started(folder, hidden_size)
+        supervisor = self._started(told)
         items = [str(part) for part in parts]
         for part, _ in supervisor.results(CALIBRATE, items, failed, batch_items=1):
             yield int(part)
@@ -119,14 +133,15 @@ class Workers:
             self._supervisor.close()
             self._supervisor = None
 
-    def _started(self, folder: RunFolder, hidden_size: int | None) -> Supervisor:
+    def _started(self, told: Told) -> Supervisor:
         if self._supervisor is None:
             # Of one machine's memory each takes its part; a cluster gives every worker what it was asked for.
             sharing = self.execution.local_workers if self.execution.executor == "processes" else 1
-            told = {"folder": str(folder.root.absolute()), "sharing": sharing, "hidden_size": hidden_size}
-            opening = Opening(module="secateur.stages.worker", function="open_run", argument=json.dumps(told))
-            execution = self.execution
-            self._supervisor = Supervisor(self.start(opening), execution.batch_candidates, execution.batch_seconds)
+            place = str(told.folder.root.absolute())
+            asked = {"folder": place, "sharing": sharing, "hidden_size": told.hidden_size}
+            opening = Opening(module="secateur.stages.worker", function="open_run", argument=json.dumps(asked))
+            batches = self.execution.batch_candidates, self.execution.batch_seconds
+            self._supervisor = Supervisor(self.start(opening), *batches, expected=told.sees)
         return self._supervisor
 
 

@@ -240,8 +240,8 @@ def _walk_forwards(walk: DecoderWalk, batches: Sequence[Tensor], shelf: Shelf, a
         shelf.put(_state(0), _numbered([walk.embed(batch) for batch in batches]))
         begun = 0
     for layer in range(begun, len(walk.layers)):
-        states = _listed(shelf, _state(layer))
-        shelf.put(_state(layer + 1), _numbered([through_layer(walk, layer, state) for state in states]))
+        device, states = _device(walk.layers[layer]), _listed(shelf, _state(layer))
+        shelf.put(_state(layer + 1), _numbered([through_layer(walk, layer, state.to(device)) for state in states]))
         walk.release(layer)
         advance()
 
@@ -251,11 +251,12 @@ def _gradients_of_losses(
 ) -> dict[str, Tensor]:
     """Give the gradients of both summed losses with respect to the states behind the last layer."""
     sampled, own = [], []
+    device = _device(walk.model.get_submodule(walk.family.final_norm))
     for batch, state in zip(batches, states, strict=True):
         step = max(1, ROWS // batch.shape[1])
         parts: tuple[list[Tensor], list[Tensor]] = ([], [])
         for windows, tokens in zip(state.split(step), batch.split(step), strict=True):
-            cut = windows.detach().requires_grad_(True)
+            cut = windows.detach().to(device).requires_grad_(True)
             logits = walk.logits(walk.final_norm(cut)).float()
             labels = sample_labels(logits.detach(), seed, first_window)
             loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")

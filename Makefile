@@ -4,6 +4,7 @@
 # `make check` holds lint, types and the import order; `make bench` measures against the baseline on the shared model;
 # `make families` writes the README's table of families, `make test-oldest` tests with the oldest transformers,
 # `make test-browser` opens the report in Chromium, `make screenshots` photographs it; `make test-ray` runs on Ray,
+# `make test-gpu` runs on a GPU,
 # `make fuzz` gives every reader ten thousand inputs, `make faults` kills runs at random moments;
 # `make test-llama-cpp` builds llama.cpp (minutes to half an hour, once) and has it run exported files; `make docs` builds
 # the documentation's site, `make serve-docs` shows it while pages are written, `make pictures` draws its pictures.
@@ -21,7 +22,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 DEMO := data.calibration_tokens=32768 search.measurements=60 search.rounds=5 search.reconstructed_tokens=4096 search.finalists=2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test families test-oldest test-llama-cpp test-browser test-ray screenshots test-all fuzz faults notebook check format bench docs serve-docs pictures clean
+.PHONY: help demo test families test-oldest test-llama-cpp test-browser test-gpu test-ray screenshots test-all fuzz faults notebook check format bench docs serve-docs pictures clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -75,6 +76,11 @@ screenshots: $(READY)
 test-ray: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/pytest -q tests/unit/execution/test_ray_pool.py tests/pipeline/test_ray_nodes.py
+
+# Whole runs on a GPU, beside the same on the CPU; skips where torch sees none.
+test-gpu: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[qlora]'
+	$(BIN)/pytest -q -m gpu tests/pipeline/test_on_gpu.py
 
 # Every reader of files and settings, with many thousands of inputs each.
 FUZZ_EXAMPLES ?= 10000

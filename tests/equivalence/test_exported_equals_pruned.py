@@ -120,7 +120,7 @@ def test_sharded_weights_go_in_and_out(prepared, tmp_path):
     prepared.dense.model.save_pretrained(tmp_path / "dense", max_shard_size="20KB")
     prepared.dense.tokenizer.save_pretrained(tmp_path / "dense")
     assert len(list((tmp_path / "dense").glob("*.safetensors"))) > 1
-    dense = load_dense(str(tmp_path / "dense"))
+    dense = load_dense(str(tmp_path / "dense"), "cpu")
     pruned = prune(dense, prepared.bank, VARIED)
     form = express(dense, VARIED, "float32")
     save_checkpoint(dense, pruned, form, "float32", tmp_path / "exported", shard_size="20KB")

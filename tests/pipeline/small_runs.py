@@ -106,8 +106,10 @@ def _run_and_die(config: RunConfig | ComparisonConfig, root: Path, moment: Momen
 def kill_at(config: RunConfig | ComparisonConfig, root: Path, moment: Moment) -> None:
     """Run or compare in another process until it kills itself at a moment."""
     # Forked from a server that has done nothing but import, so that a dozen of these do not import torch each.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["small_runs", *LAZY])
+    # A GPU cannot be used in a fork of a process that has looked for it, as some of these do when they are imported.
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+    if not torch.cuda.is_available():
+        context.set_forkserver_preload(["small_runs", *LAZY])
     process = context.Process(target=_run_and_die, args=(config, root, moment))
     process.start()
     process.join()

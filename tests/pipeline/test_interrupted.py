@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Finished, Moment, kill_at, stored_measurements
+from small_runs import Finished, Moment, assert_same, kill_at, run_until, stored_measurements
 
 from secateur.config import RunConfig, to_yaml
 from secateur.errors import RunFolderError
@@ -80,6 +80,19 @@ def test_rounds_that_are_over_are_not_fitted_again(
     assert len(resumed.rounds) == 2
     assert fits == [resumed.rounds[-1].quality.num_pairs], "only what the search ended with"
     assert resumed.explanation == finished.report.explanation
+
+
+def test_a_first_set_that_was_proposed_is_not_made_again(
+    small_config: RunConfig, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until(small_config, tmp_path / "run", Moment("advanced", 3, "search"))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the first set is in the database")
+
+    monkeypatch.setattr(rounds, "initial_candidates", refuse)
+    report = resume_pipeline(tmp_path / "run")
+    assert_same(finished, Finished(report, tmp_path / "run", []))
 
 
 @pytest.mark.parametrize("done", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["forwards", "backwards"])

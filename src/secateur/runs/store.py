@@ -94,9 +94,11 @@ class RunStore:
         row = self._connection.execute("SELECT record FROM candidates WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
-    def candidates(self) -> list[str]:
-        """List candidate records in the order of proposal."""
-        rows = self._connection.execute("SELECT record FROM candidates ORDER BY round, position")
+    def candidates(self, round_number: int | None = None) -> list[str]:
+        """List candidate records in the order of proposal; those of one round if it is named."""
+        rows = self._connection.execute(
+            "SELECT record FROM candidates WHERE ?1 IS NULL OR round = ?1 ORDER BY round, position", (round_number,)
+        )
         return [record for (record,) in rows]
 
     def add_measurement(self, key: str, protocol: str, record: str) -> None:

@@ -49,8 +49,7 @@ def search_rounds(task: SearchTask) -> Found:
     table = task.features(sensed.sensitivities)
     num_reconstructed = num_to_reconstruct(task)
     num_sliced = max(task.num_measurements - num_reconstructed - len(sensed.probes), len(sensed.centres))
-    known = [task.space.levels(measurement.architecture) for measurement in sensed.centres]
-    first = initial_candidates(task, num_initial(task, num_sliced) - len(known), known)
+    first = first_candidates(task, num_initial(task, num_sliced) - len(sensed.centres), sensed.centres)
     phase = _Phase(task, table, task.measure, num_sliced, 1)
     sliced, rounds, fitted = phase.run([*sensed.centres, *task.measure(first)])
     if task.measure_reconstructed is None or num_reconstructed == 0:
@@ -60,6 +59,15 @@ def search_rounds(task: SearchTask) -> Found:
     measured, more, fitted = phase.run(task.measure_reconstructed(first))
     probes = [*sensed.probes, *sliced]
     return Found(measured, ranked(measured), rounds + more, probes=probes, reconstructed=True, fitted=fitted)
+
+
+def first_candidates(task: SearchTask, count: int, centres: Sequence[Measurement]) -> list[Candidate]:
+    """Give the first set: as an earlier process has proposed it, since filling a large one takes seconds, or anew."""
+    keys = {measurement.architecture.key for measurement in centres}
+    begun = [each for each in task.begun() if each.architecture.key not in keys]
+    if len(begun) == count:
+        return begun
+    return initial_candidates(task, count, [task.space.levels(measurement.architecture) for measurement in centres])
 
 
 def _sense(task: SearchTask) -> Sensed:

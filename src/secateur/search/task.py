@@ -92,6 +92,8 @@ class SearchTask:
         heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
         judged: Called with the quality of each predictor that was fitted, once the round's candidates are proposed.
         end_round: Called after each round of it; `end_fit` with every fit of a predictor.
+        begun: Gives what an earlier process proposed before the first round, to be measured at the budget, in the
+            order in which it did; empty if there was none.
         past: Gives a round by number, if an earlier process has ended it: nothing is fitted anew for it.
         objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
     """
@@ -107,6 +109,7 @@ class SearchTask:
     judged: Callable[[PredictorQuality], None] = lambda _quality: None
     end_round: Callable[[RoundRecord], None] = lambda _record: None
     end_fit: Callable[[FitRecord], None] = lambda _record: None
+    begun: Callable[[], list[Candidate]] = lambda: []
     past: Callable[[int], PastRound | None] = lambda _number: None
     measure_best: MeasureBest | None = None
     measure_reconstructed: MeasureBatch | None = None

@@ -9,7 +9,7 @@ from secateur.pruning.bank import WeightBank
 from secateur.runs.progress import Listener, PredictorFitted, stage_clock
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
-from secateur.search.task import Found, MeasureBatch, PastRound, RoundRecord, SearchTask
+from secateur.search.task import PROBES, Found, MeasureBatch, PastRound, RoundRecord, SearchTask
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate
 from secateur.space.search_space import SearchSpace
@@ -37,6 +37,7 @@ def search_stage(
             objectives=wanted_objectives(run, groups),
             judged=lambda quality: say_fitted(quality, "search", run.listener),
             heuristics=heuristics or {},
+            begun=lambda: first_proposed(run),
             past=lambda number: past_round(run, number),
         )
         found = replace(_run_method(run, task), objectives=task.objectives)
@@ -87,6 +88,12 @@ def _run_method(run: Run, task: SearchTask) -> Found:
             lambda record: run.store.end_stage("paper", 0.0, record.model_dump(mode="json")),
         )
     return measure_the_one(task)
+
+
+def first_proposed(run: Run) -> list[Candidate]:
+    """Give what was proposed before the first round, in the order in which it was."""
+    found = [Candidate.model_validate_json(each) for each in run.store.candidates(round_number=0)]
+    return [each for each in found if each.origin not in PROBES]
 
 
 def past_round(run: Run, number: int) -> PastRound | None:

@@ -4,8 +4,9 @@
 
 `secateur prune demo` as a process, measured by slices on 2,048 tokens. What the process has in memory is read at every
 25th candidate. When all but `LEFT` of them are measured it gets SIGKILL, and `secateur resume` goes on: the time from
-its start to the first new measurement, beside that of a run with sixty candidates, which has the same to import and to
-load. The run then goes to its end. Writes `benchmarks/results/long-run.json` and a picture, prints a Markdown table.
+its start to the first new measurement, taken apart, beside that of a run with sixty candidates, which has the same to
+import and to load. The run then goes to its end. Writes `benchmarks/results/long-run.json` and a picture, prints a
+Markdown table.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,20 +59,38 @@ def prune(root: Path, candidates: int, rounds: int) -> list[str]:
     return ["prune", "demo", "--out", str(root), *(f"--set={each}" for each in (*SETTINGS, *sizes))]
 
 
-def measured(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
-    """Give the candidates of the search as they are told."""
+@dataclass
+class GoingOn:
+    """Seconds from the start of `secateur resume` to the end of each part, and how many measurements were read."""
+
+    imported: float = 0.0
+    loaded: float = 0.0
+    measured: float = 0.0
+    read: int = 0
+
+    @property
+    def parts(self) -> str:
+        return (
+            f"{self.measured:.1f}: {self.imported:.1f} of imports, {self.loaded - self.imported:.1f} of loading, "
+            f"{self.measured - self.loaded:.1f} until the first new measurement ({self.read:,} read)"
+        )
+
+
+def told(process: "subprocess.Popen[str]") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give what a process says, with its stage and event."""
     assert process.stdout is not None, "asked for"
     for line in process.stdout:
         said = json.loads(line)
-        if said.get("stage") == "search" and said.get("event") == "advanced":
-            yield said
+        yield f"{said.get('stage')} {said.get('event')}", said
 
 
 def killed_before_the_end(root: Path, candidates: int, rounds: int) -> list[tuple[int, int]]:
     """Begin a run, and kill it shortly before its search ends; give candidates and bytes in memory."""
     process, seen = begin(prune(root, candidates, rounds)), []
     memory = psutil.Process(process.pid)
-    for said in measured(process):
+    for what, said in told(process):
+        if what != "search advanced":
+            continue
         if said["done"] % EVERY == 0:
             seen.append((said["done"], memory.memory_info().rss))
         if said["done"] >= candidates - LEFT:
@@ -80,17 +100,23 @@ def killed_before_the_end(root: Path, candidates: int, rounds: int) -> list[tupl
     return seen
 
 
-def seconds_to_go_on(root: Path) -> tuple[float, int]:
-    """Resume to the end; give the seconds to the first new measurement, and how many old ones were read."""
-    start, seconds, old = time.perf_counter(), 0.0, 0
+def go_on(root: Path) -> GoingOn:
+    """Resume to the end, and time the way to the first new measurement."""
+    start, found = time.perf_counter(), GoingOn()
     process = begin(["resume", str(root)])
-    for said in measured(process):
-        if said["seconds"] and not seconds:
-            seconds = time.perf_counter() - start
-        old += not said["seconds"]
+    for what, said in told(process):
+        seconds = time.perf_counter() - start
+        if what == "load started":
+            found.imported = seconds
+        elif what == "search started":
+            found.loaded = seconds
+        elif what == "search advanced":
+            found.read += said["reused"]
+            if not said["reused"] and not found.measured:
+                found.measured = seconds
     if process.wait():
         raise SystemExit(f"{root} did not end: exit code {process.returncode}")
-    return seconds, old
+    return found
 
 
 def drawn(seen: list[tuple[int, int]]) -> None:
@@ -112,11 +138,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name)
         killed_before_the_end(folder / "short", 60, arguments.rounds)
-        short, _ = seconds_to_go_on(folder / "short")
+        short = go_on(folder / "short")
         begun = time.perf_counter()
         seen = killed_before_the_end(folder / "long", arguments.candidates, arguments.rounds)
         spent = time.perf_counter() - begun
-        seconds, old = seconds_to_go_on(folder / "long")
+        going_on = go_on(folder / "long")
         store = (folder / "long" / "run.db").stat().st_size
     places, sizes = np.array([each for each in seen if each[0] >= SETTLED], dtype=float).T
     slope = float(np.polyfit(places, sizes, 1)[0])
@@ -128,9 +154,8 @@ def main() -> None:
         "store_bytes": store,
         "bytes_per_candidate": slope,
         "memory": seen,
-        "read": old,
-        "seconds_to_go_on": seconds,
-        "seconds_to_go_on_with_sixty": short,
+        "going_on": asdict(going_on),
+        "going_on_with_sixty": asdict(short),
     }
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     drawn(seen)
@@ -141,8 +166,8 @@ def main() -> None:
     )
     print(f"| growth | {slope / 1024:.2f} KiB per candidate |")
     print(f"| database | {store / 1e6:.1f} MB |")
-    print(f"| seconds to the first new measurement | {seconds:.1f} ({old:,} read) |")
-    print(f"| the same with sixty candidates | {short:.1f} |")
+    print(f"| seconds to go on | {going_on.parts} |")
+    print(f"| the same with sixty candidates | {short.parts} |")
 
 
 if __name__ == "__main__":

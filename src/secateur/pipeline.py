@@ -44,7 +44,7 @@ from secateur.space.architecture import Architecture
 from secateur.stages.calibrate import calibrate_stage
 from secateur.stages.drop import drop_record, smallest_stage, verify_stage
 from secateur.stages.evaluate import Evaluation, compared_rows, evaluate_recovered, evaluate_stage
-from secateur.stages.expected import announce, probe
+from secateur.stages.expected import announce, speeds_here
 from secateur.stages.explain import explain_stage
 from secateur.stages.export import export_stage
 from secateur.stages.front import front_stage
@@ -88,7 +88,7 @@ def run_pipeline(
     with stage_clock("load", listener) as clock:
         inputs = load_inputs(config, stored_latency(folder), clock.advance, folder.scratch, given)
         # What takes how long here; asked only where somebody waits.
-        speeds = probe(config, inputs) if listener is not silent else None
+        speeds = speeds_here(config, inputs, folder) if listener is not silent else None
         clock.note = inputs.summary
     root.mkdir(parents=True, exist_ok=True)
     with folder.held():

@@ -78,6 +78,14 @@ def assert_same(one: Finished, other: Finished) -> None:
     assert other.report.choice.architecture == one.report.choice.architecture
 
 
+def assert_counted(run: Finished) -> None:
+    """No stage counts further than it said it would."""
+    totals = {event.stage: event.total for event in run.events if isinstance(event, StageStarted)}
+    for event in run.events:
+        if isinstance(event, StageAdvanced) and (total := totals[event.stage]) is not None:
+            assert event.done <= total, f"{event.stage}: {event.done} of {total}"
+
+
 class StoppedError(Exception):
     """Raised by the listener of `run_until`."""
 

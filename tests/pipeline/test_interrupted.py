@@ -16,8 +16,12 @@ from secateur.errors import RunFolderError
 from secateur.pipeline import resume_pipeline, run_pipeline
 from secateur.predictor.choice import fit_predictor
 from secateur.predictor.protocol import Pairs
+from secateur.report.recorded import SPEEDS
+from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Event, StageAdvanced, StageEnded, StageStarted
-from secateur.search import rounds
+from secateur.runs.store import RunStore
+from secateur.search import one_round, rounds
+from secateur.stages.expected import SpeedsOf, stored_speeds
 
 
 @pytest.mark.parametrize(
@@ -74,12 +78,36 @@ def test_rounds_that_are_over_are_not_fitted_again(
         fits.append(len(pairs))
         return fit_predictor(name, pairs, *rest)
 
-    monkeypatch.setattr(rounds, "fit_predictor", counted)
+    monkeypatch.setattr(one_round, "fit_predictor", counted)
     resumed = resume_pipeline(root)
     assert resumed.rounds == finished.report.rounds
     assert len(resumed.rounds) == 2
     assert fits == [resumed.rounds[-1].quality.num_pairs], "only what the search ended with"
     assert resumed.explanation == finished.report.explanation
+
+
+def test_a_round_that_has_begun_goes_on_with_what_it_set_out_with(
+    small_config: RunConfig, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is fitted and nothing proposed between the start and the first new measurement."""
+    root = tmp_path / "run"
+    last = finished.report.rounds[-1].quality.num_pairs
+    run_until(small_config, root, Moment("advanced", last + 2, "search"))
+    new: list[Event] = []
+
+    def refuse(*_: object) -> Any:
+        assert new, "the round's plan is in the database"
+        return fit_predictor(*_)  # type: ignore[arg-type]
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StageAdvanced) and event.stage == "search" and event.seconds:
+            new.append(event)
+
+    monkeypatch.setattr(one_round, "fit_predictor", refuse)
+    report = resume_pipeline(root, hear)
+    assert len(new) == 34 - last - 2
+    assert report.rounds == finished.report.rounds
+    assert_same(finished, Finished(report, root, []))
 
 
 def test_a_first_set_that_was_proposed_is_not_made_again(
@@ -93,6 +121,25 @@ def test_a_first_set_that_was_proposed_is_not_made_again(
     monkeypatch.setattr(rounds, "initial_candidates", refuse)
     report = resume_pipeline(tmp_path / "run")
     assert_same(finished, Finished(report, tmp_path / "run", []))
+
+
+def test_a_machine_is_timed_once(small_config: RunConfig, tmp_path: Path) -> None:
+    """No two probes see the same times; those of another machine are of no use here."""
+    root = tmp_path / "run"
+
+    def timed_by(stage: str) -> SpeedsOf:
+        run_until(small_config, root, Moment("started", 1, stage))
+        found = stored_speeds(RunFolder(root))
+        assert found is not None, "somebody listens"
+        return found
+
+    first = timed_by("calibrate")
+    assert timed_by("search") == first
+    with RunStore(root / "run.db") as store:
+        store.end_stage(SPEEDS, 0.0, first.model_copy(update={"machine": "another"}).model_dump(mode="json"))
+    again = timed_by("search")
+    assert again.machine == first.machine
+    assert again.speeds != first.speeds
 
 
 @pytest.mark.parametrize("done", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["forwards", "backwards"])

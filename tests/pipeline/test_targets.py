@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Finished, finish
+from small_runs import Finished, assert_counted, finish
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from secateur.config import RunConfig, build_config, resolve
@@ -43,6 +43,7 @@ def test_a_run_says_what_layers_alike_cost(
     assert {other.kl, other.sliced} == {kl for (key, _), kl in measured.items() if key == other.architecture.key}
     assert chosen.num_measurements == run.report.num_measurements
     assert 0 < other.num_measurements <= 25
+    assert_counted(run)
     if target == "uniform":
         export = run.report.export
         assert not export.remote_code

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_runs import Finished, Moment, run_until, stored_measurements
+from small_runs import Finished, Moment, assert_counted, run_until, stored_measurements
 from transformers import PreTrainedModel
 
 from secateur.config import RunConfig, build_config
@@ -196,6 +196,10 @@ def test_progress_counts_every_measurement_and_ends_every_stage(finished: Finish
     assert steps == list(range(1, 35))
     ended = [event.stage for event in finished.events if isinstance(event, StageEnded)]
     assert ended == ["load", "calibrate", "search", "prune", "evaluate", "samples", "explain", "export"]
+
+
+def test_no_stage_counts_further_than_it_said(finished: Finished) -> None:
+    assert_counted(finished)
 
 
 def test_the_same_seed_finds_the_same(finished: Finished, searched: Path) -> None:

@@ -13,7 +13,7 @@ from secateur.predictor.protocol import Pairs, Predictor
 from secateur.predictor.quality import PredictorQuality
 from secateur.pruning.bank import WeightBank
 from secateur.schema import derive_seed
-from secateur.search.rounds import FEWEST_TO_FIT
+from secateur.search.one_round import FEWEST_TO_FIT
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Measurement
 from secateur.space.encoding import FeatureSource, FeatureTable, by_option, feature_table

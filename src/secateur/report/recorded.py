@@ -21,7 +21,9 @@ from secateur.space.candidate import Candidate, Measurement
 
 # Stages that keep a record and take no time worth telling.
 BEGUN, ERRORS, EXPLANATION, FIT = "begun", "errors", "explanation", "fit "
-KEPT_RECORDS = (BEGUN, ERRORS, EXPLANATION)
+# And those for whoever goes on with a run: how fast this machine is, what the latest round set out with.
+SPEEDS, ROUND_PLAN = "speeds", "plan"
+KEPT_RECORDS = (BEGUN, ERRORS, EXPLANATION, SPEEDS, ROUND_PLAN)
 
 
 def takes_time(stage: str) -> bool:

@@ -10,6 +10,7 @@ from secateur.errors import RunFolderError
 from secateur.plain_yaml import load_plain
 from secateur.report.front import Front, front_table
 from secateur.report.record import Report
+from secateur.report.recorded import takes_time
 from secateur.report.rows import mlp_title
 from secateur.report.table import final_table, group_table, summary_lines
 from secateur.runs.folder import RunFolder
@@ -57,7 +58,11 @@ def _stages(store: RunStore) -> Table:
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for row in store.stages():
-        if not row.name.startswith(("round ", "verification ", "hidden ", "fit ")) and row.name != "paper":
+        if (
+            takes_time(row.name)
+            and not row.name.startswith(("round ", "verification ", "hidden "))
+            and row.name != "paper"
+        ):
             table.add_row(row.name, f"{row.seconds:.1f}")
     return table
 

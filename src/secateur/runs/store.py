@@ -6,7 +6,7 @@ happened. Only the driver of a run writes.
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +106,13 @@ class RunStore:
             f"INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, {NOW})", (key, protocol, record)
         )
 
-    def measurement(self, key: str, protocol: str) -> str | None:
-        row = self._connection.execute(
-            "SELECT record FROM measurements WHERE key = ? AND protocol = ?", (key, protocol)
-        ).fetchone()
-        return row[0] if row else None
+    def measurements_of(self, keys: Iterable[str], protocol: str) -> dict[str, str]:
+        """Give measurement records of one protocol by key; a key that was not measured is left out."""
+        rows = self._connection.execute(
+            "SELECT key, record FROM measurements WHERE protocol = ? AND key IN (SELECT value FROM json_each(?))",
+            (protocol, json.dumps(list(keys))),
+        )
+        return dict(rows.fetchall())
 
     def measurements(self, protocol: str) -> list[str]:
         """List measurement records of one protocol in the order in which they were made."""

@@ -42,13 +42,46 @@ class _Seen:
         return self.expected / self.units if self.units else 0.0
 
 
-def units_of(work: StageWork) -> list[_Unit]:
-    """Take a stage's work apart into steps and what is between them."""
-    units: list[_Unit] = []
-    for part in work.parts:
-        each = part.seconds / max(part.steps, 1)
-        units += [_Unit(part.kind, each, part.steps > 0)] * max(part.steps, 1)
-    return units
+@dataclass
+class _Stage:
+    """A stage's work, taken apart into steps and what is between them, and how far it has come.
+
+    Attributes:
+        place: First of the units that are to come.
+        done: Steps behind it.
+        ahead: Expected seconds of what is to come, by kind of work: a long search is asked about at every step.
+    """
+
+    units: list[_Unit]
+    place: int = 0
+    done: int = 0
+    ahead: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, work: StageWork) -> "_Stage":
+        units: list[_Unit] = []
+        for part in work.parts:
+            each = part.seconds / max(part.steps, 1)
+            units += [_Unit(part.kind, each, part.steps > 0)] * max(part.steps, 1)
+        stage = cls(units)
+        stage.begin()
+        return stage
+
+    def begin(self) -> None:
+        self.place, self.done, self.ahead = 0, 0, {}
+        for unit in self.units:
+            self.ahead[unit.kind] = self.ahead.get(unit.kind, 0.0) + unit.seconds
+
+    @property
+    def is_over(self) -> bool:
+        return self.place == len(self.units)
+
+    def pass_unit(self) -> _Unit:
+        unit = self.units[self.place]
+        self.place += 1
+        self.done += unit.is_step
+        self.ahead[unit.kind] -= unit.seconds
+        return unit
 
 
 @dataclass
@@ -64,21 +97,21 @@ class TimeLeft:
     """
 
     clock: Callable[[], float] = time.monotonic
-    _stages: dict[str, list[_Unit]] = field(default_factory=dict)
+    _stages: dict[str, _Stage] = field(default_factory=dict)
     _expected: float = 0.0
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _running: str | None = None
-    _place: int = 0
-    _done: int = 0
     _last: float = 0.0
 
     def listen(self, event: Event) -> None:
         now = self.clock()
         if isinstance(event, WorkExpected):
-            self._stages |= {work.stage: units_of(work) for work in event.stages}
+            self._stages |= {work.stage: _Stage.of(work) for work in event.stages}
             self._expected += event.seconds
         elif isinstance(event, StageStarted):
-            self._running, self._place, self._done = event.stage, 0, 0
+            self._running = event.stage
+            if event.stage in self._stages:
+                self._stages[event.stage].begin()
         elif isinstance(event, StageAdvanced) and event.stage == self._running:
             self._advance(event, now - self._last)
         elif isinstance(event, PredictorFitted) and event.stage == self._running:
@@ -100,10 +133,9 @@ class TimeLeft:
         if not self.known:
             return None
         left = 0.0
-        for stage, units in self._stages.items():
-            to_come = units[self._place :] if stage == self._running else units
-            of_stage = sum(unit.seconds * self.pace(unit.kind) for unit in to_come)
-            if stage == self._running:
+        for name, stage in self._stages.items():
+            of_stage = sum(seconds * self.pace(kind) for kind, seconds in stage.ahead.items())
+            if name == self._running:
                 # What is under way is partly done; it may also take longer than anyone thought.
                 of_stage = max(of_stage - (self.clock() - self._last), 0.1 * of_stage)
             left += of_stage
@@ -125,19 +157,14 @@ class TimeLeft:
         return (observed + prior) / (expected + prior) if expected + prior else 1.0
 
     def _advance(self, event: StageAdvanced, elapsed: float) -> None:
-        units = self._stages.get(event.stage, [])
+        stage = self._stages.get(event.stage, _Stage([]))
         # Steps that an earlier process has made are passed over.
-        while self._done < event.done - 1 and self._place < len(units):
-            self._done += units[self._place].is_step
-            self._place += 1
-        passed = []
-        while self._place < len(units):
-            unit = units[self._place]
-            passed.append(unit)
-            self._place += 1
-            if unit.is_step:
-                break
-        self._done = event.done
+        while stage.done < event.done - 1 and not stage.is_over:
+            stage.pass_unit()
+        passed: list[_Unit] = []
+        while not stage.is_over and not (passed and passed[-1].is_step):
+            passed.append(stage.pass_unit())
+        stage.done = event.done
         if event.seconds is not None:
             # Groups of steps tell their own times; what came before the first of them is not told apart.
             # From the run folder it took nothing, which says nothing of what is to come.
@@ -147,14 +174,16 @@ class TimeLeft:
 
     def _pass_between(self, elapsed: float) -> None:
         """Pass over the next work between steps, which has just been done."""
-        units = self._stages.get(self._running or "", [])
-        for place in range(self._place, len(units)):
-            if not units[place].is_step:
-                self._credit([units[place]], elapsed)
-                # Rounds may be fewer or smaller than expected: steps before it will not come.
-                self._place = place + 1
-                self._done += sum(unit.is_step for unit in units[self._place : place])
-                return
+        stage = self._stages.get(self._running or "", _Stage([]))
+        between = next((unit for unit in stage.units[stage.place :] if not unit.is_step), None)
+        if between is None:
+            return
+        self._credit([between], elapsed)
+        # Rounds may be fewer or smaller than expected: steps before it will not come, and none of them was done.
+        done = stage.done
+        while stage.pass_unit() is not between:
+            pass
+        stage.done = done
 
     def _credit(self, units: list[_Unit], seconds: float) -> None:
         """Note what units took, shared out among them as it was expected; what was to take nothing teaches nothing."""

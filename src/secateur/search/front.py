@@ -14,9 +14,10 @@ from secateur.search.acquisition import BOUND_DEVIATIONS
 from secateur.search.fit import Fitted, fit_record
 from secateur.search.nsga import optimise, slices
 from secateur.search.objectives import DISPARITY, QUALITY, fit_objectives, log_target
+from secateur.search.one_round import fit_to_learn_from
 from secateur.search.pareto import choose_point, front_after_front, spread
 from secateur.search.propose import initial_candidates, predicted_candidates
-from secateur.search.rounds import fit_to_learn_from, from_ranking, num_initial, num_to_reconstruct
+from secateur.search.rounds import from_ranking, num_initial, num_to_reconstruct
 from secateur.search.task import Found, MeasureBatch, RoundRecord, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.encoding import FeatureTable

@@ -17,8 +17,9 @@ from secateur.predictor.quality import PredictorQuality
 from secateur.schema import derive_seed
 from secateur.search.additive import additive_optimum
 from secateur.search.fit import CONFIDENCE, Fitted, Foretold, fit_record
+from secateur.search.one_round import fit_to_learn_from
 from secateur.search.propose_sizes import Aim, propose, variations
-from secateur.search.rounds import FEWEST_PAIRS, fit_to_learn_from
+from secateur.search.rounds import FEWEST_PAIRS
 from secateur.search.sizes import SizeAxis
 from secateur.search.task import Found, RoundRecord, SearchTask, ranked
 from secateur.search.verification import Predicted, Prospect, Verification, correction

@@ -64,6 +64,50 @@ class RoundRecord(Record):
     removed: tuple[Removed, ...] = Field((), description="what left the search space in this round, and why")
 
 
+class RoundPlan(Record):
+    """What a round sets out with, kept before its first measurement: whoever goes on with it need not fit anew.
+
+    Attributes:
+        batch: What it proposes.
+        out: What earlier rounds have proposed and is still being measured.
+        foretold: What is said of both.
+        quality, reconstructed, promised, removed: As in the record that the round will have.
+    """
+
+    round: int
+    quality: PredictorQuality
+    reconstructed: bool
+    batch: tuple[Candidate, ...]
+    out: tuple[Candidate, ...]
+    foretold: tuple[Foretold, ...]
+    promised: float | None
+    removed: tuple[Removed, ...]
+
+    def record(self, new: Sequence[Measurement], measured: Sequence[Measurement]) -> RoundRecord:
+        """Put on record how good the predictor was, and what came of it.
+
+        Args:
+            new: What the round has measured, all of it foretold.
+            measured: That and all before it.
+        """
+        best = ranked(measured)[0].kl
+        assert best is not None, "ranked measurements have a KL"
+        said = {each.architecture: each for each in self.foretold}
+        came = tuple(said[m.architecture.key].model_copy(update={"measured": m.kl}) for m in new)
+        inside = [each.low <= each.measured <= each.high for each in came if each.measured is not None]
+        return RoundRecord(
+            round=self.round,
+            quality=self.quality,
+            reconstructed=self.reconstructed,
+            best_kl=best,
+            fell_back=not self.quality.trusted,
+            covered=sum(inside) / len(inside) if inside and self.quality.trusted else None,
+            foretold=came,
+            promised=self.promised,
+            removed=self.removed,
+        )
+
+
 @dataclass(frozen=True)
 class PastRound:
     """A round that an earlier process has ended: what is on record of it, and what it proposed."""
@@ -91,10 +135,12 @@ class SearchTask:
         dense_parameters: Decoder parameters of the model that was given; those of the space's shape if not given.
         heuristics: Architectures that need no measurement, by name, besides those that the search knows itself.
         judged: Called with the quality of each predictor that was fitted, once the round's candidates are proposed.
-        end_round: Called after each round of it; `end_fit` with every fit of a predictor.
+        begin_round: Called with what each round of it sets out with; `end_round` after it, and `end_fit` with every fit
+            of a predictor.
         begun: Gives what an earlier process proposed before the first round, to be measured at the budget, in the
             order in which it did; empty if there was none.
-        past: Gives a round by number, if an earlier process has ended it: nothing is fitted anew for it.
+        past: Gives a round by number, if an earlier process has ended it, and `planned` what one set out with that has
+            only begun: nothing is fitted anew for them.
         objectives: What is to be made small; methods other than Secateur's make the KL small whatever it says.
     """
 
@@ -107,10 +153,12 @@ class SearchTask:
     initial_share: float
     seed: int
     judged: Callable[[PredictorQuality], None] = lambda _quality: None
+    begin_round: Callable[[RoundPlan], None] = lambda _plan: None
     end_round: Callable[[RoundRecord], None] = lambda _record: None
     end_fit: Callable[[FitRecord], None] = lambda _record: None
     begun: Callable[[], list[Candidate]] = lambda: []
     past: Callable[[int], PastRound | None] = lambda _number: None
+    planned: Callable[[int], RoundPlan | None] = lambda _number: None
     measure_best: MeasureBest | None = None
     measure_reconstructed: MeasureBatch | None = None
     reconstructed_share: float = 0.0

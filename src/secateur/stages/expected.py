@@ -1,7 +1,11 @@
 """What a run will do and how long that should take: counted from the configuration, at the speeds of this machine."""
 
 import math
+import os
+import platform
 from collections.abc import Iterator
+
+import torch
 
 from secateur.config import RunConfig
 from secateur.data import Role
@@ -10,7 +14,11 @@ from secateur.evaluation.timing import WARM_UPS
 from secateur.inputs import Inputs
 from secateur.model.shape import module_of
 from secateur.pruning.gains import MOST_EVALUATIONS
+from secateur.report.recorded import SPEEDS
+from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Part, StageWork, WorkExpected
+from secateur.runs.store import RunStore
+from secateur.schema import Record, digest
 from secateur.search.ji2023 import PaperSizes
 from secateur.search.methods import ALLOCATIONS, JI2023
 from secateur.search.rounds import num_initial, num_to_reconstruct
@@ -33,6 +41,36 @@ ALONE = 16
 PROPOSED_SHARE, BEST_OF_ALTERNATIVE = 0.3, 3
 # Measured of each hidden size that is tried, by slices and after reconstruction.
 HIDDEN_TRIED, HIDDEN_MADE = 8, 2
+
+
+class SpeedsOf(Record):
+    """How fast a machine does what a run consists of, as kept in the run's database."""
+
+    machine: str
+    speeds: Speeds
+
+
+def speeds_here(config: RunConfig, inputs: Inputs, folder: RunFolder) -> SpeedsOf:
+    """Give the speeds of this machine: those that the run was begun with, if that was here, or a probe's."""
+    machine = machine_of(inputs)
+    stored = stored_speeds(folder)
+    return stored if stored and stored.machine == machine else SpeedsOf(machine=machine, speeds=probe(config, inputs))
+
+
+def stored_speeds(folder: RunFolder) -> SpeedsOf | None:
+    """Read the speeds of the machine that went on with the run last; None before they are stored."""
+    if not folder.database.is_file():
+        return None
+    with RunStore(folder.database) as store:
+        row = store.stage(SPEEDS)
+    return SpeedsOf.model_validate(row.payload) if row else None
+
+
+def machine_of(inputs: Inputs) -> str:
+    """Identify what a run's speed depends on: host, threads, and the device that the model is on."""
+    device = inputs.dense.model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return digest([platform.node(), os.cpu_count(), torch.get_num_threads(), name])
 
 
 def probe(config: RunConfig, inputs: Inputs) -> Speeds:
@@ -63,13 +101,14 @@ def kept_share(inputs: Inputs) -> float:
     return share if 0 < share < 1 else 0.5
 
 
-def announce(run: Run, speeds: Speeds) -> None:
-    """Tell who listens what the stages to come will do."""
+def announce(run: Run, here: SpeedsOf) -> None:
+    """Tell who listens what the stages to come will do, and keep the speeds for whoever goes on with the run here."""
+    run.store.end_stage(SPEEDS, 0.0, here.model_dump(mode="json"))
     done = frozenset(row.name for row in run.store.stages())
     measured = len(run.store.all_measurements())
     # Search and what follows are gone through again, with what was measured.
     kept = frozenset({"calibrate", "hidden"} & done)
-    run.listener(WorkExpected(expected_work(Amounts.of(run.config, run.inputs), speeds, measured, kept)))
+    run.listener(WorkExpected(expected_work(Amounts.of(run.config, run.inputs), here.speeds, measured, kept)))
 
 
 def expected_work(

@@ -241,13 +241,14 @@ class BatchMeasurer:
         Without candidates all that is out is waited for.
         """
         store, protocol = self.run.store, self.protocol.key
-        store.add_candidates([(c.architecture.key, c.round, c.model_dump_json()) for c in batch])
         candidates = {candidate.architecture.key: candidate for candidate in batch}
-        stored = {key: store.measurement(key, protocol) for key in candidates}
-        known = {key: Measurement.model_validate_json(record) for key, record in stored.items() if record is not None}
+        stored = store.measurements_of(candidates, protocol)
+        known = {key: Measurement.model_validate_json(stored[key]) for key in candidates if key in stored}
         for key, measurement in known.items():
             self._advance(candidates[key], measurement, 0.0)
         new = {key: candidate for key, candidate in candidates.items() if key not in known and key not in self._out}
+        # What was measured is among the candidates of the database.
+        store.add_candidates([(key, each.round, each.model_dump_json()) for key, each in new.items()])
         self._out |= new
         # Neighbours in this order share their first layers, which are then computed once.
         missing = sorted((each.architecture for each in new.values()), key=lambda architecture: architecture.widths)

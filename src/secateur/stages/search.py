@@ -6,10 +6,11 @@ from dataclasses import replace
 from secateur.data import Role
 from secateur.predictor.quality import PredictorQuality
 from secateur.pruning.bank import WeightBank
+from secateur.report.recorded import ROUND_PLAN
 from secateur.runs.progress import Listener, PredictorFitted, stage_clock
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
-from secateur.search.task import PROBES, Found, MeasureBatch, PastRound, RoundRecord, SearchTask
+from secateur.search.task import PROBES, Found, MeasureBatch, PastRound, RoundPlan, RoundRecord, SearchTask
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate
 from secateur.space.search_space import SearchSpace
@@ -39,6 +40,8 @@ def search_stage(
             heuristics=heuristics or {},
             begun=lambda: first_proposed(run),
             past=lambda number: past_round(run, number),
+            begin_round=lambda plan: run.store.end_stage(ROUND_PLAN, 0.0, plan.model_dump(mode="json")),
+            planned=lambda number: begun_round(run, number),
         )
         found = replace(_run_method(run, task), objectives=task.objectives)
         clock.note = f"best KL {found.best.kl:.4f}"
@@ -104,6 +107,13 @@ def past_round(run: Run, number: int) -> PastRound | None:
     record = RoundRecord.model_validate(row.payload)
     found = [run.store.candidate(each.architecture) for each in record.foretold]
     return PastRound(record, [Candidate.model_validate_json(each) for each in found if each is not None])
+
+
+def begun_round(run: Run, number: int) -> RoundPlan | None:
+    """Give what a round set out with, if an earlier process has begun it and not ended it."""
+    row = run.store.stage(ROUND_PLAN)
+    plan = RoundPlan.model_validate(row.payload) if row is not None else None
+    return plan if plan is not None and plan.round == number else None
 
 
 def say_fitted(quality: PredictorQuality, stage: str, listener: Listener) -> None:

@@ -13,8 +13,8 @@ from secateur.report.record import Uniformity, Winner
 from secateur.runs.progress import stage_clock
 from secateur.schema import derive_seed
 from secateur.search.exhaustive import holds_few
+from secateur.search.one_round import FEWEST_TO_FIT
 from secateur.search.propose import initial_candidates, predicted_candidates
-from secateur.search.rounds import FEWEST_TO_FIT
 from secateur.search.task import Found, SearchTask, ranked
 from secateur.space.candidate import Candidate, Measurement
 from secateur.space.cost import cost_of
@@ -49,7 +49,8 @@ def uniformity_stage(run: Run, bank: WeightBank, found: Found) -> Uniformity | N
     if other is None:
         return None
     count = run.config.search.alternative_measurements
-    with stage_clock("uniformity", run.listener, count + FINALISTS * run.reconstructs_candidates) as clock:
+    # The choice is measured by slices too.
+    with stage_clock("uniformity", run.listener, count + 1 + FINALISTS * run.reconstructs_candidates) as clock:
         slices, reconstructs = measurers(run, bank, {}, clock)
 
         def measure(batch: list[Candidate]) -> list[Measurement]:

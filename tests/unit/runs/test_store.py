@@ -57,8 +57,8 @@ def test_measurements_belong_to_one_protocol(store):
     store.add_measurement("a", "p", "one")
     store.add_measurement("b", "p", "two")
     store.add_measurement("a", "q", "other protocol")
-    assert store.measurement("a", "p") == "one"
-    assert store.measurement("b", "q") is None
+    assert store.measurements_of(["a"], "p") == {"a": "one"}
+    assert store.measurements_of(["b", "a"], "q") == {"a": "other protocol"}
     assert store.measurements("p") == ["one", "two"]
     assert store.all_measurements() == ["one", "two", "other protocol"]
 
@@ -71,7 +71,7 @@ def test_everything_survives_reopening(path):
     with RunStore(path) as again:
         assert again.stage("load").payload == {"model": "abc"}
         assert again.candidates() == ["candidate"]
-        assert again.measurement("a", "p") == "measurement"
+        assert again.measurements_of(["a"], "p") == {"a": "measurement"}
 
 
 def test_what_was_written_is_there_for_another_reader_at_once(path, store):
@@ -79,7 +79,7 @@ def test_what_was_written_is_there_for_another_reader_at_once(path, store):
     store.add_candidates([("a", 0, "candidate")])
     store.add_measurement("a", "p", "measurement")
     with RunStore(path) as other:
-        assert other.measurement("a", "p") == "measurement"
+        assert other.measurements_of(["a"], "p") == {"a": "measurement"}
 
 
 def test_a_file_that_is_no_database_is_refused(path):

@@ -6,7 +6,7 @@ import pytest
 
 from planted import Problem
 from secateur.errors import SecateurError
-from secateur.search import rounds
+from secateur.search import one_round
 from secateur.search.rounds import num_to_reconstruct, search_rounds
 from secateur.search.task import ranked
 from secateur.space.cost import Budget
@@ -219,7 +219,7 @@ class TestWhatARoundSays:
         choice = Choice.of(space, 1, len(space.options[1]) - 2)
         harm = Removed(**choice.model_dump(), order=1, mean_effect=0.3, low=0.1, num_samples=9, round=1)
         monkeypatch.setattr(
-            rounds, "shrink", lambda *args: args[5] if args[5].removed else args[5].without(args[0], harm)
+            one_round, "shrink", lambda *args: args[5] if args[5].removed else args[5].without(args[0], harm)
         )
         problem = Problem(smooth, space, budget)
         found = search_rounds(problem.task(num_measurements=90, num_rounds=3, initial_share=0.6, shrinks=True))

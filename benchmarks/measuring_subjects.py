@@ -25,7 +25,8 @@ from secateur.pruning.calibration import calibrate
 from secateur.pruning.surgery import prune
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget
-from secateur.space.sampling import mutate, sample_architectures
+from secateur.space.repair import mutate
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
 
 KEEP, SEED = 0.8, 0

@@ -47,7 +47,8 @@ from secateur.search.uniform import nearest_levels, uniform_architectures
 from secateur.space.architecture import Architecture
 from secateur.space.candidate import Candidate, Measurement, Protocol
 from secateur.space.cost import Budget
-from secateur.space.sampling import repair, sample_architectures
+from secateur.space.repair import repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import Levels, SearchSpace
 
 RESULTS = Path(__file__).parent / "results"

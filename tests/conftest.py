@@ -25,6 +25,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerFast
 
+import checked_shapes  # noqa: F401 - before anything of what it checks
 from secateur.data import Role, TokenSet
 from secateur.model.families import find_family, with_experts
 from secateur.model.loading import DenseModel

@@ -11,11 +11,14 @@ from secateur.errors import BudgetError
 from secateur.model.shape import BlockShape, DenseShape
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget, cost_of
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.repair import mutate, repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, level_grid
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None)
+# Drawing into a band takes up to a thousand attempts.
+drawn_for = settings(max_examples=max(EXAMPLES // 10, 20), deadline=None)
 
 
 @st.composite
@@ -78,7 +81,7 @@ def test_costs_are_sums_and_never_fall_with_a_width(data: st.DataObject, space: 
         assert space.decoder_parameters(wider) > space.decoder_parameters(levels)
 
 
-@fuzzed
+@drawn_for
 @given(space=spaces(), wanted=BUDGETS, seed=st.integers(0, 2**31 - 1))
 def test_what_is_drawn_is_in_the_space_and_in_the_budget(
     space: SearchSpace, wanted: tuple[float, float], seed: int
@@ -91,7 +94,7 @@ def test_what_is_drawn_is_in_the_space_and_in_the_budget(
     assert drawn == sample_architectures(space, budget, 5, seed), "the seed says all"
 
 
-@fuzzed
+@drawn_for
 @given(data=st.data(), space=spaces(), wanted=BUDGETS, seed=st.integers(0, 2**31 - 1))
 def test_what_is_repaired_or_mutated_is_in_the_budget_or_given_up(
     data: st.DataObject, space: SearchSpace, wanted: tuple[float, float], seed: int

@@ -13,7 +13,7 @@ from secateur.schema import derive_seed
 from secateur.search.task import Found, SearchTask, ranked
 from secateur.space.candidate import Measurement
 from secateur.space.cost import Budget
-from secateur.space.sampling import repair
+from secateur.space.repair import repair
 from secateur.space.search_space import Levels, SearchSpace
 from secateur.space.uniform_space import UniformSpace
 

@@ -8,7 +8,8 @@ from secateur.schema import derive_seed
 from secateur.search.halving import whole_measurements
 from secateur.search.task import Found, SearchTask, ranked
 from secateur.search.uniform import nearest_levels, uniform_architectures
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.repair import mutate, repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import Levels
 
 # Chosen for the few hundred measurements at hand, on stories260K (docs/log.md); the paper has 64 and more.

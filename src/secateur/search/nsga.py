@@ -14,7 +14,8 @@ from pymoo.optimize import minimize
 
 from secateur.schema import derive_seed
 from secateur.space.cost import COSTS, Budget
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.repair import mutate, repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import Levels, SearchSpace
 
 Predicted = Callable[[Int[np.ndarray, "candidates modules"]], Float[np.ndarray, "candidates objectives"]]

@@ -15,7 +15,8 @@ from secateur.search.additive import additive_optimum
 from secateur.search.task import SearchTask
 from secateur.search.uniform import nearest_levels, uniform_architectures
 from secateur.space.candidate import Candidate
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.repair import mutate, repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import Levels
 from secateur.space.stems import stem_filling
 

@@ -8,7 +8,8 @@ import numpy as np
 from secateur.predictor.shapley import Score
 from secateur.schema import derive_seed
 from secateur.search.sizes import SizeAxis
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.repair import mutate, repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import Levels
 
 # Bands at which the best predicted is looked for, to see where it meets the limit; then once more there, for longer.

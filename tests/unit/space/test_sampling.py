@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from secateur.budget import BudgetConfig
-from secateur.space import sampling
 from secateur.space.cost import COSTS, Budget
 from secateur.space.latency_table import LatencyTable, PhaseLatency
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.repair import mutate, repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.search_space import SearchSpace, define_space
 
 KEEPS = (0.25, 0.5, 0.75, 0.9)
@@ -81,7 +81,7 @@ def test_where_single_steps_miss_a_narrow_band_pairs_of_them_meet_it(prepared, m
 
     found = inside()
     assert all(budget.admits(space.decoder_parameters(levels)) for levels in found)
-    monkeypatch.setattr(sampling, "MAX_EXCHANGES", 0)
+    monkeypatch.setattr("secateur.space.repair.MAX_EXCHANGES", 0)
     assert len(found) > 1.5 * len(inside())
 
 

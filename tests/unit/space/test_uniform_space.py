@@ -9,7 +9,8 @@ import pytest
 from secateur.search.additive import additive_optimum
 from secateur.space.architecture import Architecture
 from secateur.space.cost import Budget, cost_of
-from secateur.space.sampling import mutate, repair, sample_architectures
+from secateur.space.repair import mutate, repair
+from secateur.space.sampling import sample_architectures
 from secateur.space.uniform_space import Size, define_uniform_space
 
 

@@ -69,4 +69,4 @@ def stored_latency(folder: RunFolder) -> LatencyTable | None:
         return None
     with RunStore(folder.database) as store:
         row = store.stage("latency")
-    return LatencyTable.model_validate(row.payload) if row else None
+    return row.read(LatencyTable) if row else None

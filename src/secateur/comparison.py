@@ -268,7 +268,7 @@ def fill_cell(bench: Bench, run: Run, cell: Cell) -> Cell:
     pruned, choice = prune_stage(run, bank, found)
     perplexities, kl = evaluate_everywhere(bench, run.config, pruned)
     paper = run.store.stage("paper")
-    record = PaperRecord.model_validate(paper.payload) if paper else None
+    record = paper.read(PaperRecord) if paper else None
     tau = found.rounds[-1].quality.kendall_tau if found.rounds else record.kendall_tau_finalists if record else None
     return cell.model_copy(
         update={

@@ -163,7 +163,7 @@ def remember_inputs(run: Run, load_seconds: float) -> None:
     if known is None:
         run.store.end_stage("load", load_seconds, run.inputs.fingerprints)
     else:
-        check_unchanged(run.folder.root, known.payload, run.inputs.fingerprints)
+        check_unchanged(run.folder.root, known.named(), run.inputs.fingerprints)
 
 
 def versions() -> dict[str, str]:
@@ -208,7 +208,7 @@ def report_stage(
         hidden=hidden_record(run),
         drop=drop,
         rounds=found.rounds,
-        paper=PaperRecord.model_validate(paper.payload) if paper else None,
+        paper=paper.read(PaperRecord) if paper else None,
         recovery=recovery,
         comparisons=compared_rows(run, evaluation),
         speed=speed,

@@ -117,7 +117,7 @@ def _removed(store: RunStore) -> Table:
 
 
 def _round_records(store: RunStore) -> list[RoundRecord]:
-    return [RoundRecord.model_validate(row.payload) for row in store.stages() if row.name.startswith("round ")]
+    return [row.read(RoundRecord) for row in store.stages() if row.name.startswith("round ")]
 
 
 def _candidates(store: RunStore, top: int, counted: str) -> Table:

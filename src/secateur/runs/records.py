@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -31,6 +31,39 @@ def read_record(path: Path, kind: type[Kind]) -> Kind:
         raise RunFolderError(
             f"{path} is no {kind.__name__} that this version can read ({where}: {first['msg']}); make it again"
         ) from error
+
+
+def read_text(text: str, kind: type[Kind]) -> Kind:
+    """Read a record that a run's database holds as text.
+
+    Raises:
+        RunFolderError: It is something else than this version writes.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise _unreadable(error, kind) from error
+
+
+def read_value(value: Any, kind: type[Kind]) -> Kind:
+    """Read a record that a stage has left, from plain JSON data.
+
+    Raises:
+        RunFolderError: It is something else than this version writes.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _unreadable(error, kind) from error
+
+
+def _unreadable(error: ValidationError, kind: type[Record]) -> RunFolderError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "not JSON"
+    return RunFolderError(
+        f"the run's database holds no {kind.__name__} that this version can read where one should be ({where}: "
+        f"{first['msg']}); begin again in another --out folder"
+    )
 
 
 @contextmanager

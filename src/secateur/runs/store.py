@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from secateur.errors import RunFolderError
+from secateur.runs.records import Kind, read_value
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS stages (
@@ -37,6 +38,31 @@ class StageRow:
     name: str
     seconds: float
     payload: Any
+
+    def read(self, kind: type[Kind]) -> Kind:
+        """Give what it left as a record.
+
+        Raises:
+            RunFolderError: It is something else than this version writes.
+        """
+        return read_value(self.payload, kind)
+
+    def read_all(self, kind: type[Kind]) -> tuple[Kind, ...]:
+        """Give what it left as records, of which there are several."""
+        return tuple(read_value(each, kind) for each in self._expected(list))
+
+    def named(self) -> dict[str, Any]:
+        """Give what it left as values by name."""
+        found: dict[str, Any] = self._expected(dict)
+        return found
+
+    def _expected(self, kind: type) -> Any:
+        if not isinstance(self.payload, kind):
+            raise RunFolderError(
+                f"the run's database holds something else of stage {self.name!r} than this version writes; begin "
+                "again in another --out folder"
+            )
+        return self.payload
 
 
 class RunStore:
@@ -74,13 +100,13 @@ class RunStore:
         )
 
     def stage(self, name: str) -> StageRow | None:
-        row = self._connection.execute("SELECT seconds, payload FROM stages WHERE name = ?", (name,)).fetchone()
-        return StageRow(name, row[0], json.loads(row[1])) if row else None
+        rows = self._rows("SELECT name, seconds, payload FROM stages WHERE name = ?", name)
+        return self._stage(rows[0]) if rows else None
 
     def stages(self) -> list[StageRow]:
         """List finished stages in the order in which they ended."""
-        rows = self._connection.execute("SELECT name, seconds, payload FROM stages ORDER BY ended_at, rowid")
-        return [StageRow(name, seconds, json.loads(payload)) for name, seconds, payload in rows]
+        rows = self._rows("SELECT name, seconds, payload FROM stages ORDER BY ended_at, rowid")
+        return [self._stage(row) for row in rows]
 
     def add_candidates(self, records: list[tuple[str, int, str]]) -> None:
         """Store proposals as (key, round, record); one that is known keeps its first origin."""
@@ -91,13 +117,13 @@ class RunStore:
             )
 
     def candidate(self, key: str) -> str | None:
-        row = self._connection.execute("SELECT record FROM candidates WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        rows = self._rows("SELECT record FROM candidates WHERE key = ?", key)
+        return rows[0][0] if rows else None
 
     def candidates(self, round_number: int | None = None) -> list[str]:
         """List candidate records in the order of proposal; those of one round if it is named."""
-        rows = self._connection.execute(
-            "SELECT record FROM candidates WHERE ?1 IS NULL OR round = ?1 ORDER BY round, position", (round_number,)
+        rows = self._rows(
+            "SELECT record FROM candidates WHERE ?1 IS NULL OR round = ?1 ORDER BY round, position", round_number
         )
         return [record for (record,) in rows]
 
@@ -108,22 +134,43 @@ class RunStore:
 
     def measurements_of(self, keys: Iterable[str], protocol: str) -> dict[str, str]:
         """Give measurement records of one protocol by key; a key that was not measured is left out."""
-        rows = self._connection.execute(
-            "SELECT key, record FROM measurements WHERE protocol = ? AND key IN (SELECT value FROM json_each(?))",
-            (protocol, json.dumps(list(keys))),
+        return dict(
+            self._rows(
+                "SELECT key, record FROM measurements WHERE protocol = ? AND key IN (SELECT value FROM json_each(?))",
+                protocol,
+                json.dumps(list(keys)),
+            )
         )
-        return dict(rows.fetchall())
 
     def measurements(self, protocol: str) -> list[str]:
         """List measurement records of one protocol in the order in which they were made."""
-        rows = self._connection.execute(
-            "SELECT record FROM measurements WHERE protocol = ? ORDER BY measured_at, rowid", (protocol,)
-        )
+        rows = self._rows("SELECT record FROM measurements WHERE protocol = ? ORDER BY measured_at, rowid", protocol)
         return [record for (record,) in rows]
 
     def all_measurements(self) -> list[str]:
-        rows = self._connection.execute("SELECT record FROM measurements ORDER BY measured_at, rowid")
+        rows = self._rows("SELECT record FROM measurements ORDER BY measured_at, rowid")
         return [record for (record,) in rows]
+
+    def _rows(self, question: str, *values: str | int | None) -> list[tuple[Any, ...]]:
+        """Read from the database.
+
+        Raises:
+            RunFolderError: It is damaged, or its tables are not ours.
+        """
+        try:
+            return self._connection.execute(question, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise RunFolderError(f"{self.path} cannot be read ({error}); choose another --out folder") from error
+
+    def _stage(self, row: tuple[Any, ...]) -> StageRow:
+        name, seconds, payload = row
+        try:
+            return StageRow(str(name), float(seconds), json.loads(payload))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RunFolderError(
+                f"{self.path} holds something else for stage {name!r} than this version writes; begin again in another "
+                "--out folder"
+            ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

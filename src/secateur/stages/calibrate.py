@@ -61,7 +61,7 @@ def calibrate_stage(run: Run) -> Calibrated:
             clock.reused = True
             if not folder.bank.is_dir():
                 raise RunFolderError(f"{folder.root} was calibrated by another version; choose another --out folder")
-            known = Allocated.model_validate(done.payload)
+            known = done.read(Allocated)
             space = method_space(run, known.architecture)
             uniform_bank = load_bank(dense, folder.uniform_bank) if uniform else None
             return Calibrated(space, load_bank(dense, folder.bank), uniform_bank, known.heuristics)

@@ -192,7 +192,7 @@ def verified(
     name = f"verification {number}"
     known = run.store.stage(name)
     if known is not None:
-        return Verification.model_validate(known.payload), None
+        return known.read(Verification), None
     start = time.perf_counter()
     made = _made(run, bank, measurement, reconstructed_before=reconstructed_before)
     _, differences = meter.of_model(made[0])
@@ -214,9 +214,7 @@ def _made(run: Run, bank: WeightBank, measurement: Measurement, *, reconstructed
 
 def stored_verifications(run: Run) -> list[Verification]:
     """Give what has been verified, in order."""
-    return [
-        Verification.model_validate(row.payload) for row in run.store.stages() if row.name.startswith("verification ")
-    ]
+    return [row.read(Verification) for row in run.store.stages() if row.name.startswith("verification ")]
 
 
 def verify_stage(run: Run, bank: WeightBank, found: Found) -> Made:

@@ -63,7 +63,7 @@ def stored_speeds(folder: RunFolder) -> SpeedsOf | None:
         return None
     with RunStore(folder.database) as store:
         row = store.stage(SPEEDS)
-    return SpeedsOf.model_validate(row.payload) if row else None
+    return row.read(SpeedsOf) if row else None
 
 
 def machine_of(inputs: Inputs) -> str:

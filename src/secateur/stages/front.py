@@ -85,7 +85,7 @@ def finished_run(root: Path, listener: Listener = silent, given: Given = NOTHING
     with folder.held(), RunStore(folder.database) as store:
         known = store.stage("load")
         assert known is not None, "a finished run has been loaded"
-        check_unchanged(root, known.payload, inputs.fingerprints)
+        check_unchanged(root, known.named(), inputs.fingerprints)
         yield hidden_stage(Run(config, inputs, folder, store, listener))
 
 

@@ -13,7 +13,7 @@ from secateur.pruning.calibration import calibrate
 from secateur.pruning.hidden import channel_importance, hidden_parameters, narrow_hidden
 from secateur.report.record import HiddenRecord
 from secateur.runs.progress import silent, stage_clock
-from secateur.schema import derive_seed
+from secateur.schema import Record, derive_seed
 from secateur.search.propose import initial_candidates
 from secateur.space.cost import COSTS, Budget
 from secateur.space.search_space import GPU_MULTIPLE, Levels, hardware_multiple
@@ -28,6 +28,12 @@ from secateur.stages.search import search_task
 ROOM = 1.05
 # Of every size: architectures measured by slices, and how many of the best after reconstruction.
 TRIED, RECONSTRUCTED = 8, 2
+
+
+class Tried(Record):
+    """What is kept of a hidden size that was tried: the lowest KL at the budget; None where it cannot meet it."""
+
+    kl: float | None
 
 
 def hidden_stage(run: Run) -> Run:
@@ -63,7 +69,7 @@ def channel_order(run: Run) -> torch.Tensor:
 def hidden_record(run: Run) -> HiddenRecord | None:
     """Give what was tried; None where nothing was."""
     stage = run.store.stage("hidden")
-    return HiddenRecord.model_validate(stage.payload) if stage else None
+    return stage.read(HiddenRecord) if stage else None
 
 
 def hidden_sizes(run: Run) -> list[int]:
@@ -109,7 +115,7 @@ def _try(run: Run, order: torch.Tensor, size: int) -> None:
             kl = _least_kl(run, narrowed_run(run, order, size))
         except BudgetError:
             kl = None
-    run.store.end_stage(f"hidden {size}", clock.seconds, {"kl": kl})
+    run.store.end_stage(f"hidden {size}", clock.seconds, Tried(kl=kl).model_dump(mode="json"))
 
 
 def _least_kl(run: Run, narrowed: Run) -> float:
@@ -142,6 +148,7 @@ def _record(run: Run, sizes: list[int]) -> HiddenRecord:
     kls: dict[int, float] = {}
     for size in sizes:
         stage = run.store.stage(f"hidden {size}")
-        if stage is not None and stage.payload["kl"] is not None:
-            kls[size] = stage.payload["kl"]
+        kl = stage.read(Tried).kl if stage is not None else None
+        if kl is not None:
+            kls[size] = kl
     return HiddenRecord(chosen=min(kls, key=lambda size: (kls[size], -size)), dense=sizes[0], kl=kls)

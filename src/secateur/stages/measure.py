@@ -14,6 +14,7 @@ from secateur.inputs import PaperTargets
 from secateur.pruning.bank import WeightBank
 from secateur.pruning.sequence import DenseStreams
 from secateur.runs.progress import StageClock
+from secateur.runs.records import read_text
 from secateur.schema import digest
 from secateur.search.halving import Rung, halve, rungs
 from secateur.search.methods import JI2023
@@ -243,7 +244,7 @@ class BatchMeasurer:
         store, protocol = self.run.store, self.protocol.key
         candidates = {candidate.architecture.key: candidate for candidate in batch}
         stored = store.measurements_of(candidates, protocol)
-        known = {key: Measurement.model_validate_json(stored[key]) for key in candidates if key in stored}
+        known = {key: read_text(stored[key], Measurement) for key in candidates if key in stored}
         for key, measurement in known.items():
             self._advance(candidates[key], measurement, 0.0)
         new = {key: candidate for key, candidate in candidates.items() if key not in known and key not in self._out}

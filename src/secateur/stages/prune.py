@@ -18,6 +18,7 @@ from secateur.pruning.sequence import DenseStreams, reconstruct_in_sequence
 from secateur.pruning.surgery import prune
 from secateur.report.record import Choice, MadePoint
 from secateur.runs.progress import StageClock, stage_clock
+from secateur.runs.records import read_text
 from secateur.search.compromise import least_disparity_made
 from secateur.search.objectives import DISPARITY, loss_target
 from secateur.search.task import Found, ranked
@@ -95,7 +96,7 @@ def cut_best(
         finalists: Best first; may be a single one, which is then made as it would be if it were chosen.
         reconstructed_before: They were measured after sequential reconstruction.
     """
-    origins = {c.architecture.key: c.origin for c in map(Candidate.model_validate_json, run.store.candidates())}
+    origins = {c.architecture.key: c.origin for c in (read_text(each, Candidate) for each in run.store.candidates())}
     best = (
         _best_contender(run, bank, finalists, clock, reconstructed_before=reconstructed_before)
         if _sequential(run)

@@ -27,7 +27,7 @@ from secateur.report.front_recovery import (
 )
 from secateur.runs.folder import RunFolder, remove, written_whole
 from secateur.runs.progress import LOSS, Listener, silent, stage_clock
-from secateur.runs.records import read_record
+from secateur.runs.records import read_record, read_text
 from secateur.schema import Record, derive_seed
 from secateur.search.task import ranked
 from secateur.space.candidate import Measurement
@@ -196,7 +196,7 @@ def measured_between(run: Run, points: list[FrontPoint], count: int) -> list[Mea
     Points themselves are left out; of a range in which nothing was measured there is none.
     """
     shape, listed = run.inputs.shape, {point.architecture for point in points}
-    measured = ranked([Measurement.model_validate_json(record) for record in run.store.all_measurements()])
+    measured = ranked([read_text(record, Measurement) for record in run.store.all_measurements()])
     sizes = [point.cost.decoder_parameters for point in points]
     smallest, span = min(sizes), max(sizes) - min(sizes)
     found: dict[int, Measurement] = {}

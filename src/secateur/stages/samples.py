@@ -25,7 +25,7 @@ def samples_stage(run: Run, result: PreTrainedModel, uniform_bank: WeightBank | 
     """Let models continue the starts of evaluation windows, greedily. The text chooses nothing."""
     known = run.store.stage("samples")
     if known is not None:
-        return tuple(Sample.model_validate(each) for each in known.payload)
+        return known.read_all(Sample)
     dense = run.inputs.original
     models = {"dense": dense.model, run.result_name: result}
     with stage_clock("samples", run.listener, PROMPTS) as clock:

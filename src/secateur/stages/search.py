@@ -8,6 +8,7 @@ from secateur.predictor.quality import PredictorQuality
 from secateur.pruning.bank import WeightBank
 from secateur.report.recorded import ROUND_PLAN
 from secateur.runs.progress import Listener, PredictorFitted, stage_clock
+from secateur.runs.records import read_text
 from secateur.search.ji2023 import PaperSizes, paper_search
 from secateur.search.methods import JI2023, SEARCHES, measure_the_one
 from secateur.search.task import PROBES, Found, MeasureBatch, PastRound, RoundPlan, RoundRecord, SearchTask
@@ -95,7 +96,7 @@ def _run_method(run: Run, task: SearchTask) -> Found:
 
 def first_proposed(run: Run) -> list[Candidate]:
     """Give what was proposed before the first round, in the order in which it was."""
-    found = [Candidate.model_validate_json(each) for each in run.store.candidates(round_number=0)]
+    found = [read_text(each, Candidate) for each in run.store.candidates(round_number=0)]
     return [each for each in found if each.origin not in PROBES]
 
 
@@ -104,15 +105,15 @@ def past_round(run: Run, number: int) -> PastRound | None:
     row = run.store.stage(f"round {number}")
     if row is None:
         return None
-    record = RoundRecord.model_validate(row.payload)
+    record = row.read(RoundRecord)
     found = [run.store.candidate(each.architecture) for each in record.foretold]
-    return PastRound(record, [Candidate.model_validate_json(each) for each in found if each is not None])
+    return PastRound(record, [read_text(each, Candidate) for each in found if each is not None])
 
 
 def begun_round(run: Run, number: int) -> RoundPlan | None:
     """Give what a round set out with, if an earlier process has begun it and not ended it."""
     row = run.store.stage(ROUND_PLAN)
-    plan = RoundPlan.model_validate(row.payload) if row is not None else None
+    plan = row.read(RoundPlan) if row is not None else None
     return plan if plan is not None and plan.round == number else None
 
 

@@ -1,12 +1,12 @@
 """Does a long search hold out? Thousands of candidates of the demo model: memory, database, going on after a kill.
 
-    python benchmarks/long_run.py [--candidates 5000] [--rounds 8] [--folder DIR]
+    python benchmarks/long_run.py [--candidates 5000] [--rounds 8] [--folder DIR] [--again]
 
 `secateur prune demo` as a process, measured by slices on 2,048 tokens. What the process has in memory is read at every
 25th candidate. When all but `LEFT` of them are measured it gets SIGKILL, and `secateur resume` goes on: the time from
 its start to the first new measurement, taken apart, beside that of a run with sixty candidates, which has the same to
 import and to load. The run then goes to its end. Writes `benchmarks/results/long-run.json` and a picture, prints a
-Markdown table.
+Markdown table. Growth of memory is looked for over the second half: what is loaded once is loaded by then.
 """
 
 import argparse
@@ -41,8 +41,6 @@ SETTINGS = (
 LEFT = 10
 # Candidates between two looks at the memory.
 EVERY = 25
-# Candidates after which growth is looked for: everything that is loaded once is loaded by then.
-SETTLED = 500
 
 
 def begin(command: list[str]) -> "subprocess.Popen[str]":
@@ -129,12 +127,32 @@ def drawn(seen: list[tuple[int, int]]) -> None:
     figure.savefig(PICTURE, dpi=120)
 
 
+def show(record: dict[str, Any]) -> None:
+    memory = record["memory"]
+    half = [seen for seen in memory if seen[0] >= record["candidates"] / 2]
+    places, sizes = np.array(half, dtype=float).T
+    slope = float(np.polyfit(places, sizes, 1)[0])
+    print("| what | figure |\n|---|---|")
+    print(f"| candidates, rounds | {record['candidates']:,}, {record['rounds']} |")
+    print(f"| seconds until it was killed | {record['seconds']:,.0f} |")
+    for place, size in (memory[0], half[0], memory[-1]):
+        print(f"| memory at candidate {place:,} | {size / 2**20:,.0f} MiB |")
+    print(f"| growth over the second half | {slope / 1024:.1f} KiB per candidate |")
+    print(f"| database | {record['store_bytes'] / 1e6:.1f} MB |")
+    for name, what in (("going_on", "seconds to go on"), ("going_on_with_sixty", "the same with sixty candidates")):
+        print(f"| {what} | {GoingOn(**record[name]).parts} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--again", action="store_true", help="print the table of the last run, and run nothing")
     arguments = parser.parse_args()
+    if arguments.again:
+        show(json.loads(RESULTS.read_text()))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name)
         killed_before_the_end(folder / "short", 60, arguments.rounds)
@@ -144,30 +162,19 @@ def main() -> None:
         spent = time.perf_counter() - begun
         going_on = go_on(folder / "long")
         store = (folder / "long" / "run.db").stat().st_size
-    places, sizes = np.array([each for each in seen if each[0] >= SETTLED], dtype=float).T
-    slope = float(np.polyfit(places, sizes, 1)[0])
     record = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "candidates": arguments.candidates,
         "rounds": arguments.rounds,
         "seconds": spent,
         "store_bytes": store,
-        "bytes_per_candidate": slope,
         "memory": seen,
         "going_on": asdict(going_on),
         "going_on_with_sixty": asdict(short),
     }
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     drawn(seen)
-    print("| what | figure |\n|---|---|")
-    print(f"| candidates, rounds | {arguments.candidates:,}, {arguments.rounds} |")
-    print(
-        f"| memory at candidate {int(places[0]):,}, at the end | {sizes[0] / 2**20:.0f}, {sizes[-1] / 2**20:.0f} MiB |"
-    )
-    print(f"| growth | {slope / 1024:.2f} KiB per candidate |")
-    print(f"| database | {store / 1e6:.1f} MB |")
-    print(f"| seconds to go on | {going_on.parts} |")
-    print(f"| the same with sixty candidates | {short.parts} |")
+    show(record)
 
 
 if __name__ == "__main__":

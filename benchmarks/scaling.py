@@ -28,6 +28,7 @@ from recovery_subjects import spread
 
 from secateur.assignments import parse_list
 from secateur.execution.pool import Answer, Batch
+from secateur.execution.supervisor import batch_sizes
 from secateur.runs.store import RunStore
 from secateur.space.candidate import Measurement
 
@@ -113,10 +114,8 @@ def simulated(
     for place in range(rounds):
         count = left if place == rounds - 1 else candidates // rounds
         left -= count
-        size = max(1, min(batch, -(-count // workers)))
         ends = late
-        for begin in range(0, count, size):
-            own = min(size, count - begin)
+        for own in batch_sizes(count, batch, workers):
             driver = max(driver, free[0] - costs.opening) + own * costs.giving
             busy += own * costs.giving
             start = max(heapq.heappop(free), driver)

@@ -5,7 +5,7 @@
 # `make families` writes the README's table of families, `make test-oldest` tests with the oldest transformers,
 # `make test-browser` opens the report in Chromium, `make screenshots` photographs it; `make test-ray` runs on Ray,
 # `make test-gpu` runs on a GPU,
-# `make fuzz` gives every reader six thousand inputs, `make faults` kills runs at random moments;
+# `make fuzz` gives every reader five thousand inputs, `make faults` kills runs at random moments;
 # `make test-llama-cpp` builds llama.cpp (minutes to half an hour, once) and has it run exported files; `make docs` builds
 # the documentation's site, `make serve-docs` shows it while pages are written, `make pictures` draws its pictures.
 
@@ -83,7 +83,7 @@ test-gpu: $(READY)
 	$(BIN)/pytest -q -m gpu tests/pipeline/test_on_gpu.py
 
 # Every reader of files and settings, with thousands of inputs each; more than a hundred thousand together.
-FUZZ_EXAMPLES ?= 6000
+FUZZ_EXAMPLES ?= 5000
 fuzz: $(READY)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -q -n 2 --dist load tests/fuzz
 

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from squares import WORK, right, squares
 
 from secateur.errors import ExecutionError
 from secateur.execution.pool import Opening
 from secateur.execution.processes import ProcessPool
-from secateur.execution.supervisor import Supervisor
+from secateur.execution.supervisor import Supervisor, batch_sizes
 
 
 @pytest.fixture
@@ -42,6 +44,19 @@ def test_every_item_has_its_result_whoever_did_it(supervise):
     # The same workers do what comes next.
     assert squares(supervisor, items[:3]) == right(items[:3])
     assert supervisor.faults.lost == 0
+
+
+@given(count=st.integers(0, 500), most=st.integers(1, 64), workers=st.integers(1, 2_000))
+def test_batches_become_smaller_so_that_none_is_waited_for_long(count: int, most: int, workers: int) -> None:
+    sizes = batch_sizes(count, most, workers)
+    assert sum(sizes) == count
+    assert all(1 <= size <= most for size in sizes)
+    if workers == 1:
+        assert len(sizes) == -(-count // most), "nobody else is waited for"
+        return
+    assert sizes == sorted(sizes, reverse=True)
+    for place, size in enumerate(sizes):
+        assert size <= max(1, -(-sum(sizes[place:]) // (2 * workers))), "half of a fair share of what is left"
 
 
 def test_a_worker_that_is_killed_in_the_middle_loses_nothing(supervise):

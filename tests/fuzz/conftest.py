@@ -1,6 +1,7 @@
 """Counts the inputs that readers and spaces were given, and says how many in the end."""
 
 from collections.abc import Iterator
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ def pytest_runtest_call(item: Any) -> Iterator[None]:
         return (yield)
     test, count = fuzzed.inner_test, 0
 
+    @wraps(test)
     def counted(*given: Any, **named: Any) -> Any:
         nonlocal count
         count += 1

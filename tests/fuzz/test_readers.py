@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from secateur.assignments import parse_assignment, parse_list, parse_texts
 from secateur.budget import parse_latencies
@@ -22,7 +24,7 @@ from secateur.errors import SecateurError
 from secateur.evaluation.multiple_choice import read_questions
 from secateur.evaluation.task_files import TaskFolder
 from secateur.model.checkpoint_files import read_json, shapes_of, weight_files
-from secateur.recovery.ingredients import open_ingredient
+from secateur.recovery.ingredients import StoredModel, open_ingredient
 from secateur.report.recorded import read_recorded
 from secateur.report.show import show_run
 from secateur.runs.store import RunStore
@@ -185,12 +187,37 @@ def test_tasks(tmp_path: Path, content: bytes) -> None:
     refuses_or_reads(lambda: TaskFolder(tmp_path / "tasks").read(["own"]))
 
 
+ADAPTER = b'{"r": 2, "lora_alpha": 4, "alpha_pattern": {"layers.0.self_attn.q_proj": 8}, "peft_type": "LORA"}'
+ADAPTED = "model.layers.0.self_attn.q_proj"
+LOW_RANK = save(
+    {
+        f"base_model.model.{ADAPTED}.lora_A.weight": torch.ones(2, 32),
+        f"base_model.model.{ADAPTED}.lora_B.weight": torch.ones(64, 2),
+    }
+)
+
+
+def test_the_adapter_that_is_changed_below_is_one(save_model, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(ADAPTER)
+    (tmp_path / "adapter_model.safetensors").write_bytes(LOW_RANK)
+    base = StoredModel(save_model(tmp_path / "base", "llama"))
+    changed = open_ingredient(tmp_path, base).tensor(f"{ADAPTED}.weight")
+    assert torch.allclose(changed - base.tensor(f"{ADAPTED}.weight"), torch.full((64, 32), 8.0).double())
+
+
 @fuzzed
-@given(config=inputs(b'{"r": 2, "lora_alpha": 4, "base_model_name_or_path": "x", "peft_type": "LORA"}'), weights=BYTES)
-def test_adapters(tmp_path: Path, config: bytes, weights: bytes) -> None:
+@given(config=inputs(ADAPTER), weights=BYTES | changed(LOW_RANK) | st.just(LOW_RANK))
+def test_adapters(save_model, tmp_path: Path, config: bytes, weights: bytes) -> None:
+    folder = tmp_path / "base"
+    base = StoredModel(folder if folder.is_dir() else save_model(folder, "llama"))
     (tmp_path / "adapter_config.json").write_bytes(config)
     (tmp_path / "adapter_model.safetensors").write_bytes(weights)
-    refuses_or_reads(lambda: open_ingredient(tmp_path))
+
+    def read() -> None:
+        opened = open_ingredient(tmp_path, base)
+        opened.tensor(f"{ADAPTED}.weight")
+
+    refuses_or_reads(read)
 
 
 def small_run(root: Path) -> dict[str, bytes]:

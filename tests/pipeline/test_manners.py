@@ -35,6 +35,7 @@ def test_help_lists_every_verb_with_a_whole_sentence(invoke: Invoke) -> None:
         (("prune", "demo", "--keep", "much"), ("'--keep'", "'much'")),
         (("prune",), ("no model was given", "secateur prune MODEL")),
         (("config", "nowhere.yaml"), ("'nowhere.yaml' cannot be read",)),
+        (("show", "away" * 99), ("is too long for a path", "give a shorter one")),
     ],
 )
 def test_a_mistake_gets_one_line(invoke: Invoke, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:

@@ -49,6 +49,11 @@ def user_errors() -> Iterator[None]:
         typer.echo(f"secateur: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(error.exit_code) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            name = str(error.filename)
+            said = f"{name[:60]!r}... is too long for a path, {len(name):,} characters; give a shorter one"
+            typer.echo(f"secateur: {said}", err=True)
+            raise typer.Exit(2) from error
         if not is_disk_full(error):
             raise
         typer.echo(

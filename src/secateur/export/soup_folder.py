@@ -10,8 +10,9 @@ from torch import Tensor
 
 from secateur.errors import ModelError
 from secateur.export.modeling_file import MODULE, modeling_file
+from secateur.model.checkpoint_files import read_json
 from secateur.model.families import FAMILIES
-from secateur.recovery.ingredients import Ingredient, StoredModel, is_floating, read_json
+from secateur.recovery.ingredients import Ingredient, StoredModel, is_floating
 from secateur.recovery.soup import mean_of
 
 # Weights in any format, and what a training leaves beside them.

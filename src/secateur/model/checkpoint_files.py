@@ -5,6 +5,7 @@ safetensors and transformers check much of this themselves, later, and some of i
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,7 +98,8 @@ def _indexed(folder: Path) -> Iterator[Path]:
             raise ModelError(
                 f"{path} names {name!r}, expected *.safetensors files beside it; do not use this checkpoint"
             )
-        if not (folder / name).is_file():
+        # Which no path that is too long ends.
+        if not os.path.isfile(folder / name):  # noqa: PTH113
             raise ModelError(f"{path} names {name!r}, which is not there; copy or download the checkpoint again")
         yield folder / name
 

@@ -1,7 +1,6 @@
 """Weights of finished recoveries in files: of a whole model, or of an adapter on a base; read a tensor at a time."""
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,12 +15,16 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from secateur.errors import ModelError
+from secateur.model.checkpoint_files import read_json, weight_files
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What peft writes before a module's path, and behind it.
 ADAPTER_PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 # Settings of an adapter with which it is more than W + s B A.
 MORE_THAN_LORA = ("use_dora", "modules_to_save", "trainable_token_indices", "layer_replication", "lora_bias")
+
+# What peft looks for in a module's path: names, dots, a few wildcards; nothing that backtracks for long.
+PLAIN_PATTERN = re.compile(r"(?!(?:[^*]*\*){4})[\w.$^|*\\\[\]-]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,15 @@ class StoredModel:
         """
         index = self.folder / SAFE_WEIGHTS_INDEX_NAME
         if index.is_file():
+            weight_files(self.folder)  # refuses an index that names files elsewhere
             place_of = read_json(index)["weight_map"]
-            files = {file: tuple(n for n, own in place_of.items() if own == file) for file in place_of.values()}
-        else:
-            files = {SAFE_WEIGHTS_NAME: ()}
-        absent = [file for file in files if not (self.folder / file).is_file()]
-        if absent:
+            return {file: tuple(n for n, own in place_of.items() if own == file) for file in place_of.values()}
+        if not (self.folder / SAFE_WEIGHTS_NAME).is_file():
             raise ModelError(
-                f"{self.folder} has no {absent[0]}; a soup is made of folders with safetensors, as save_pretrained "
-                "writes them"
+                f"{self.folder} has no {SAFE_WEIGHTS_NAME}; a soup is made of folders with safetensors, as "
+                "save_pretrained writes them"
             )
-        if not index.is_file():
-            files[SAFE_WEIGHTS_NAME] = tuple(_heads(self.folder / SAFE_WEIGHTS_NAME))
-        return files
+        return {SAFE_WEIGHTS_NAME: tuple(_heads(self.folder / SAFE_WEIGHTS_NAME))}
 
     @cached_property
     def heads(self) -> Mapping[str, Head]:
@@ -163,8 +162,34 @@ class Adapted:
                 raise ModelError(
                     f"{self.folder} changes {module!r}, for which {self.base.folder} has no weight; {MERGE}"
                 )
+            self._check_shapes(name, module)
             found[name] = module
+        self._check_scale()
         return found
+
+    def _check_shapes(self, name: str, module: str) -> None:
+        """Refuse A and B that do not make a matrix like the one they change."""
+        a, b = (self._change.heads[f"{module}{part}"].shape for part in (LORA_A, LORA_B))
+        whole = self.base.heads[name].shape
+        if not (len(a) == len(b) == len(whole) == 2 and a[0] == b[1] > 0):
+            raise ModelError(f"{self.folder} changes {module!r} by {list(b)} times {list(a)}, of which nothing is made")
+        made = (a[1], b[0]) if self.settings.get("fan_in_fan_out") else (b[0], a[1])
+        if made != whole:
+            raise ModelError(
+                f"{self.folder} changes {module!r} by {list(made)}, and {self.base.folder} has {list(whole)} there; "
+                "name the model that it was trained on with --base"
+            )
+
+    def _check_scale(self) -> None:
+        """Refuse settings that give no number, and patterns that could take forever to be looked for."""
+        patterns = self.settings.get("alpha_pattern") or {}
+        named = isinstance(patterns, dict) and all(PLAIN_PATTERN.fullmatch(key) for key in patterns)
+        alphas = [self.settings.get("lora_alpha"), *(patterns.values() if named else ())]
+        if not named or not all(isinstance(alpha, int | float) and math.isfinite(alpha) for alpha in alphas):
+            raise ModelError(
+                f"{self.folder / ADAPTER_CONFIG} has lora_alpha={self.settings.get('lora_alpha')!r} and "
+                f"alpha_pattern={patterns!r}, expected numbers, by names or plain patterns of modules; {MERGE}"[:600]
+            )
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -218,21 +243,6 @@ def open_ingredient(folder: Path, base: StoredModel | None = None) -> Ingredient
 
 def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read an object.
-
-    Raises:
-        ModelError: It is none, or cannot be read.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {type(error).__name__}: {error}; copy the folder again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}, expected an object; copy the folder again")
-    return value
 
 
 def _heads(path: Path) -> dict[str, Head]:

@@ -65,6 +65,13 @@ def test_an_index_that_points_elsewhere_is_refused(checkpoint, name):
         load_causal_model(str(checkpoint))
 
 
+@pytest.mark.parametrize("name", ["gone.safetensors", "long" * 99 + ".safetensors", "nul\0.safetensors"])
+def test_an_index_that_names_what_cannot_be_there_is_refused(checkpoint, name):
+    (checkpoint / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    with pytest.raises(ModelError, match="which is not there"):
+        checked(checkpoint)
+
+
 @pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {"a": 1}}, {"weight_map": {"a": ["b"]}}])
 def test_an_index_of_something_else_is_refused(checkpoint, index):
     (checkpoint / INDEX).write_text(json.dumps(index))

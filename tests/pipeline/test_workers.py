@@ -109,9 +109,10 @@ def test_every_kind_of_measurement_is_the_same_from_workers(
 
 @pytest.mark.slow
 def test_losses_of_groups_are_the_same_from_workers(small_config: RunConfig, text_file: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.txt"
-    other.write_text(text_file.read_text().upper())
-    settings = {"data": {"groups": {"upper": str(other)}, "group_tokens": 512}}
+    groups = {name: tmp_path / f"{name}.txt" for name in ("lower", "upper")}
+    groups["lower"].write_text(text_file.read_text().lower())
+    groups["upper"].write_text(text_file.read_text().upper())
+    settings = {"data": {"groups": {name: str(path) for name, path in groups.items()}, "group_tokens": 512}}
     config = build_config([small_config.model_dump(mode="json"), settings])
     assert_same(finish(config, tmp_path / "here"), finish(config, tmp_path / "there", TWO))
 

@@ -28,7 +28,7 @@ from recovery_subjects import spread
 
 from secateur.assignments import parse_list
 from secateur.execution.pool import Answer, Batch
-from secateur.execution.supervisor import batch_sizes
+from secateur.execution.supervisor import batch_size
 from secateur.runs.store import RunStore
 from secateur.space.candidate import Measurement
 
@@ -115,7 +115,9 @@ def simulated(
         count = left if place == rounds - 1 else candidates // rounds
         left -= count
         ends = late
-        for own in batch_sizes(count, batch, workers):
+        while count:
+            own = batch_size(count, batch, workers)
+            count -= own
             driver = max(driver, free[0] - costs.opening) + own * costs.giving
             busy += own * costs.giving
             start = max(heapq.heappop(free), driver)

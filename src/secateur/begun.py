@@ -7,7 +7,7 @@ from secateur.config import RunConfig, build_config, differing_fields, read_yaml
 from secateur.errors import RunFolderError
 from secateur.model.loading import commit_of
 from secateur.runs.folder import RunFolder
-from secateur.runs.store import RunStore
+from secateur.runs.store import stored_stage
 from secateur.space.latency_table import LatencyTable
 
 
@@ -65,8 +65,5 @@ def check_unchanged(root: Path, known: Mapping[str, str], found: Mapping[str, st
 
 def stored_latency(folder: RunFolder) -> LatencyTable | None:
     """Read the table that a run was begun with, so that it goes on with the same; None before it is stored."""
-    if not folder.database.is_file():
-        return None
-    with RunStore(folder.database) as store:
-        row = store.stage("latency")
+    row = stored_stage(folder.database, "latency")
     return row.read(LatencyTable) if row else None

@@ -95,15 +95,15 @@ def test_a_round_that_has_begun_goes_on_with_what_it_set_out_with(
     run_until(small_config, root, Moment("advanced", last + 2, "search"))
     new: list[Event] = []
 
-    def refuse(*_: object) -> Any:
+    def refuse_at_first(*given: Any) -> Any:
         assert new, "the round's plan is in the database"
-        return fit_predictor(*_)  # type: ignore[arg-type]
+        return fit_predictor(*given)
 
     def hear(event: Event) -> None:
         if isinstance(event, StageAdvanced) and event.stage == "search" and event.seconds:
             new.append(event)
 
-    monkeypatch.setattr(one_round, "fit_predictor", refuse)
+    monkeypatch.setattr(one_round, "fit_predictor", refuse_at_first)
     report = resume_pipeline(root, hear)
     assert len(new) == 34 - last - 2
     assert report.rounds == finished.report.rounds

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from secateur.errors import ExecutionError
 from secateur.execution.pool import Answer, Batch, Event, Lost, Pool, Ready
@@ -21,8 +20,8 @@ FIRST_LIMIT, LEAST_LIMIT, TIMES_USUAL = 1_800.0, 60.0, 20.0
 LOOK = 1.0
 
 
-def batch_sizes(count: int, most: int, workers: int) -> list[int]:
-    """Say how many items go into each batch: the fewer are left, the smaller, so that the last is not waited for long.
+def batch_size(left: int, most: int, workers: int) -> int:
+    """Say how many items the next batch has: the fewer are left, the fewer, so that the last is not waited for long.
 
     Args:
         most: Items of a batch.
@@ -30,21 +29,21 @@ def batch_sizes(count: int, most: int, workers: int) -> list[int]:
     Source:
         Guided self-scheduling (Polychronopoulos, Kuck 1987), with half of a fair share instead of a whole one.
     """
-    if workers == 1:
-        return [min(most, count - begun) for begun in range(0, count, most)]
-    sizes: list[int] = []
-    while count:
-        sizes.append(min(most, math.ceil(count / (2 * workers))))
-        count -= sizes[-1]
-    return sizes
+    return min(most, left if workers == 1 else math.ceil(left / (2 * workers)))
 
 
 @dataclass
 class Part:
-    """Some items of what is to be done; `stopped` once their worker is being ended."""
+    """Some items of what is to be done.
+
+    Attributes:
+        most: Of them, how many make a batch; None of what is one.
+        stopped: Their worker is being ended.
+    """
 
     items: tuple[str, ...]
     tries: int = 0
+    most: int | None = None
     stopped: bool = False
 
 
@@ -114,7 +113,8 @@ class Supervisor:
         """
         assert kind == self._kind or not self._num_out(), "what is still out is of one kind"
         self._kind = kind
-        self._waiting.extend(self._parts(items, batch_items or self.batch_items))
+        if items:
+            self._waiting.append(Part(tuple(items), most=batch_items or self.batch_items))
         missing = self._num_out()
         needed = math.ceil(share * missing) if items else missing
         while needed > 0:
@@ -128,7 +128,8 @@ class Supervisor:
 
     def _give_out(self) -> None:
         while self._waiting and self._free:
-            worker, part = self._free.pop(0), self._waiting.popleft()
+            part = self._next_batch()
+            worker = self._free.pop(0)
             self.pool.send(worker, Batch(kind=self._kind, items=part.items))
             self._at_work[worker] = part, time.monotonic()
 
@@ -163,12 +164,16 @@ class Supervisor:
         """Count the items that have no result yet."""
         return sum(len(part.items) for part in (*self._waiting, *(part for part, _ in self._at_work.values())))
 
-    def _parts(self, items: Sequence[str], batch_items: int) -> list[Part]:
-        """Cut neighbours into batches, one after another."""
-        left = iter(items)
-        workers = len(self._free) + len(self._at_work)
-        sizes = batch_sizes(len(items), batch_items, max(1, workers))
-        return [Part(tuple(islice(left, size))) for size in sizes]
+    def _next_batch(self) -> Part:
+        """Cut a batch of neighbours off what waits; what was tried before is one already."""
+        part = self._waiting.popleft()
+        if part.most is None:
+            return part
+        # Cut now, and not before, since workers come and go.
+        size = batch_size(len(part.items), part.most, len(self._free) + len(self._at_work))
+        if size < len(part.items):
+            self._waiting.appendleft(Part(part.items[size:], most=part.most))
+        return Part(part.items[:size])
 
     def _welcome(self, event: Ready) -> None:
         if self.expected is None:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def weight_files(folder: Path) -> list[Path]:
         ModelError: There are none, or its index names files elsewhere.
     """
     if (folder / INDEX).is_file():
-        return list(_indexed(folder))
+        return [folder / name for name in sorted(set(read_index(folder).values()))]
     found = sorted(folder.glob("*.safetensors"))
     pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
     if not found and pickled:
@@ -88,7 +88,12 @@ def weight_files(folder: Path) -> list[Path]:
     return found
 
 
-def _indexed(folder: Path) -> Iterator[Path]:
+def read_index(folder: Path) -> dict[str, str]:
+    """Give the file of each tensor, of a checkpoint in several files.
+
+    Raises:
+        ModelError: The index is none, or names files elsewhere or that are not there.
+    """
     path = folder / INDEX
     names = read_json(path).get("weight_map")
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
@@ -98,10 +103,10 @@ def _indexed(folder: Path) -> Iterator[Path]:
             raise ModelError(
                 f"{path} names {name!r}, expected *.safetensors files beside it; do not use this checkpoint"
             )
-        # Which no path that is too long ends.
+        # Unlike pathlib's, it says no to a name that is too long.
         if not os.path.isfile(folder / name):  # noqa: PTH113
             raise ModelError(f"{path} names {name!r}, which is not there; copy or download the checkpoint again")
-        yield folder / name
+    return dict(names)
 
 
 def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from secateur.errors import ModelError
-from secateur.model.checkpoint_files import read_json, weight_files
+from secateur.model.checkpoint_files import read_index, read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What peft writes before a module's path, and behind it.
@@ -74,10 +74,8 @@ class StoredModel:
         Raises:
             ModelError: The folder has no safetensors, or not all that its index names.
         """
-        index = self.folder / SAFE_WEIGHTS_INDEX_NAME
-        if index.is_file():
-            weight_files(self.folder)  # refuses an index that names files elsewhere
-            place_of = read_json(index)["weight_map"]
+        if (self.folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+            place_of = read_index(self.folder)
             return {file: tuple(n for n, own in place_of.items() if own == file) for file in place_of.values()}
         if not (self.folder / SAFE_WEIGHTS_NAME).is_file():
             raise ModelError(
@@ -188,7 +186,7 @@ class Adapted:
         if not named or not all(isinstance(alpha, int | float) and math.isfinite(alpha) for alpha in alphas):
             raise ModelError(
                 f"{self.folder / ADAPTER_CONFIG} has lora_alpha={self.settings.get('lora_alpha')!r} and "
-                f"alpha_pattern={patterns!r}, expected numbers, by names or plain patterns of modules; {MERGE}"[:600]
+                f"alpha_pattern={str(patterns)[:200]}, expected numbers, by names or plain patterns of modules; {MERGE}"
             )
 
     @cached_property

@@ -58,11 +58,7 @@ def _stages(store: RunStore) -> Table:
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for row in store.stages():
-        if (
-            takes_time(row.name)
-            and not row.name.startswith(("round ", "verification ", "hidden "))
-            and row.name != "paper"
-        ):
+        if takes_time(row.name) and not row.name.startswith(("round ", "verification ", "hidden ", "paper")):
             table.add_row(row.name, f"{row.seconds:.1f}")
     return table
 

@@ -1,7 +1,7 @@
 """Records in a run folder, read back: what is damaged, or of another version, is one line."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from secateur.errors import RunFolderError
 from secateur.schema import Record
 
 Kind = TypeVar("Kind", bound=Record)
+# What to do about a database that is not ours.
+BEGIN_AGAIN = "begin again in another --out folder"
 
 
 def read_record(path: Path, kind: type[Kind]) -> Kind:
@@ -22,15 +24,10 @@ def read_record(path: Path, kind: type[Kind]) -> Kind:
         RunFolderError: The file cannot be read, is no JSON, or holds something else than this version writes.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "not JSON"
-        raise RunFolderError(
-            f"{path} is no {kind.__name__} that this version can read ({where}: {first['msg']}); make it again"
-        ) from error
+    return _read(kind, kind.model_validate_json, text, str(path), "make it again")
 
 
 def read_text(text: str, kind: type[Kind]) -> Kind:
@@ -39,10 +36,7 @@ def read_text(text: str, kind: type[Kind]) -> Kind:
     Raises:
         RunFolderError: It is something else than this version writes.
     """
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        raise _unreadable(error, kind) from error
+    return _read(kind, kind.model_validate_json, text, "the run's database", BEGIN_AGAIN)
 
 
 def read_value(value: Any, kind: type[Kind]) -> Kind:
@@ -51,19 +45,18 @@ def read_value(value: Any, kind: type[Kind]) -> Kind:
     Raises:
         RunFolderError: It is something else than this version writes.
     """
+    return _read(kind, kind.model_validate, value, "the run's database", BEGIN_AGAIN)
+
+
+def _read(kind: type[Kind], read: Callable[[Any], Kind], given: Any, holder: str, what_to_do: str) -> Kind:
     try:
-        return kind.model_validate(value)
+        return read(given)
     except ValidationError as error:
-        raise _unreadable(error, kind) from error
-
-
-def _unreadable(error: ValidationError, kind: type[Record]) -> RunFolderError:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "not JSON"
-    return RunFolderError(
-        f"the run's database holds no {kind.__name__} that this version can read where one should be ({where}: "
-        f"{first['msg']}); begin again in another --out folder"
-    )
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "not JSON"
+        raise RunFolderError(
+            f"{holder} holds no {kind.__name__} that this version can read ({where}: {first['msg']}); {what_to_do}"
+        ) from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from secateur.errors import RunFolderError
-from secateur.runs.records import Kind, read_value
+from secateur.runs.records import BEGIN_AGAIN, Kind, read_value
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS stages (
@@ -58,11 +58,14 @@ class StageRow:
 
     def _expected(self, kind: type) -> Any:
         if not isinstance(self.payload, kind):
-            raise RunFolderError(
-                f"the run's database holds something else of stage {self.name!r} than this version writes; begin "
-                "again in another --out folder"
-            )
+            raise _foreign(self.name)
         return self.payload
+
+
+def _foreign(stage: Any) -> RunFolderError:
+    return RunFolderError(
+        f"the run's database holds something else of stage {stage!r} than this version writes; {BEGIN_AGAIN}"
+    )
 
 
 class RunStore:
@@ -167,10 +170,7 @@ class RunStore:
         try:
             return StageRow(str(name), float(seconds), json.loads(payload))
         except (TypeError, ValueError, RecursionError) as error:
-            raise RunFolderError(
-                f"{self.path} holds something else for stage {name!r} than this version writes; begin again in another "
-                "--out folder"
-            ) from error
+            raise _foreign(name) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -181,3 +181,11 @@ class RunStore:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+
+def stored_stage(database: Path, name: str) -> StageRow | None:
+    """Give what a stage of a run has left, before the run is gone on with; None where nothing is stored yet."""
+    if not database.is_file():
+        return None
+    with RunStore(database) as store:
+        return store.stage(name)

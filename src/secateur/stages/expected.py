@@ -17,7 +17,7 @@ from secateur.pruning.gains import MOST_EVALUATIONS
 from secateur.report.recorded import SPEEDS
 from secateur.runs.folder import RunFolder
 from secateur.runs.progress import Part, StageWork, WorkExpected
-from secateur.runs.store import RunStore
+from secateur.runs.store import stored_stage
 from secateur.schema import Record, digest
 from secateur.search.ji2023 import PaperSizes
 from secateur.search.methods import ALLOCATIONS, JI2023
@@ -59,10 +59,7 @@ def speeds_here(config: RunConfig, inputs: Inputs, folder: RunFolder) -> SpeedsO
 
 def stored_speeds(folder: RunFolder) -> SpeedsOf | None:
     """Read the speeds of the machine that went on with the run last; None before they are stored."""
-    if not folder.database.is_file():
-        return None
-    with RunStore(folder.database) as store:
-        row = store.stage(SPEEDS)
+    row = stored_stage(folder.database, SPEEDS)
     return row.read(SpeedsOf) if row else None
 
 

@@ -18,7 +18,7 @@ from squares import WORK, right, squares
 from secateur.errors import ExecutionError
 from secateur.execution.pool import Opening
 from secateur.execution.processes import ProcessPool
-from secateur.execution.supervisor import Supervisor, batch_sizes
+from secateur.execution.supervisor import Supervisor, batch_size
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def test_every_item_has_its_result_whoever_did_it(supervise):
 
 @given(count=st.integers(0, 500), most=st.integers(1, 64), workers=st.integers(1, 2_000))
 def test_batches_become_smaller_so_that_none_is_waited_for_long(count: int, most: int, workers: int) -> None:
-    sizes = batch_sizes(count, most, workers)
+    sizes: list[int] = []
+    while sum(sizes) < count:
+        sizes.append(batch_size(count - sum(sizes), most, workers))
     assert sum(sizes) == count
     assert all(1 <= size <= most for size in sizes)
     if workers == 1:
